@@ -1,0 +1,80 @@
+"""Blobs: content-addressed files of a run, for tables, images, and values over 1 MiB.
+
+``blobs/<sha256>`` holds exactly the bytes with that SHA-256, put in place whole, so that the same
+content logged twice is kept once and a copy can be checked without the journal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+
+from eventlog.errors import IntegrityError
+from eventlog.files import LOCAL, Files, Store
+from eventlog.layout import BLOBS
+
+#: Values of more bytes than this are kept as blobs.
+INLINE = 2**20
+
+
+def put(folder: str, data: bytes, files: Files = LOCAL) -> tuple[str, str | None]:
+    """Write a blob into a run's folder.
+
+    Returns
+    -------
+    The SHA-256 in hexadecimal, and the path to sync before an event that names the blob may be
+    called durable (None if the blob was there already).
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    place = os.path.join(folder, BLOBS)
+    path = os.path.join(place, digest)
+    try:
+        if files.size(path) == len(data):
+            return digest, None
+    except OSError:
+        pass
+    files.make_folder(place)
+    files.write_whole(path, data, durable=False)
+    return digest, path
+
+
+def sync(paths: Iterable[str], files: Files = LOCAL) -> None:
+    """Make blobs survive a power cut."""
+    folders = set()
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            files.sync(fd)
+        finally:
+            files.close(fd)
+        folders.add(os.path.dirname(path))
+    for folder in folders:
+        files.sync_folder(folder)
+
+
+def get(folder: str, digest: str, store: Store = LOCAL) -> bytes:
+    """Return a blob's bytes.
+
+    Raises
+    ------
+    IntegrityError
+        If it is missing, or its bytes are not those it is named after.
+    """
+    path = os.path.join(folder, BLOBS, digest)
+    try:
+        with store.open(path) as file:
+            data = file.read()
+    except OSError as error:
+        raise IntegrityError(
+            f"a blob cannot be read ({error.strerror})",
+            on=path,
+            hint="copy the run's folder again",
+        ) from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise IntegrityError(
+            "a blob's bytes have changed: they are not those its name says",
+            on=path,
+            hint="copy the run's folder again",
+        )
+    return data

@@ -1,0 +1,380 @@
+"""The events of one writer of a run, in order, from any position, live or sealed.
+
+A folder is listed anew whenever something seems to be missing, live files before sealed ones: what
+sealing moves from one to the other is always in one of the two lists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from eventlog import frame as frames
+from eventlog.errors import FormatError
+from eventlog.event import Event
+from eventlog.files import LOCAL, Store
+from eventlog.layout import SEALED, SealedName, SegmentName, sealed_name, segment_name
+from eventlog.segment import Header, SegmentReader, Span, Verdict, check_format
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_TRIES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What lies in a run's folder, by writer."""
+
+    segments: dict[str, tuple[SegmentName, ...]]
+    sealed: dict[str, tuple[SealedName, ...]]
+
+    @property
+    def writers(self) -> list[str]:
+        """All writers, sorted by name."""
+        return sorted({*self.segments, *self.sealed})
+
+
+def listing(folder: str, store: Store = LOCAL) -> Listing:
+    """List a run's segments, then its sealed files; every other name is ignored."""
+    segments: dict[str, list[SegmentName]] = {}
+    for name in store.names(folder):
+        segment = segment_name(name)
+        if segment is not None:
+            segments.setdefault(segment.writer, []).append(segment)
+    sealed: dict[str, list[SealedName]] = {}
+    for name in store.names(os.path.join(folder, SEALED)):
+        file = sealed_name(name)
+        if file is not None:
+            sealed.setdefault(file.writer, []).append(file)
+    return Listing(
+        {w: tuple(sorted(names)) for w, names in segments.items()},
+        {w: tuple(sorted(names)) for w, names in sealed.items()},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SealedSegment:
+    """What a sealed file remembers of a segment it was made of."""
+
+    header: Header
+    next_seq: int
+    verdict: str
+    durable: int
+    lost_bytes: int = 0
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> SealedSegment:
+        """Read what `to_json` gave; unknown fields are ignored."""
+        names = {field.name for field in dataclasses.fields(Header)}
+        header = Header(**{k: v for k, v in fields["header"].items() if k in names})
+        known = {field.name for field in dataclasses.fields(cls)} - {"header"}
+        return cls(header, **{k: v for k, v in fields.items() if k in known})
+
+
+def sealed_segments(path: str, store: Store = LOCAL) -> list[SealedSegment]:
+    """Return what a sealed file says of the segments it was made of.
+
+    Raises
+    ------
+    FormatError
+        If it is no sealed file of a version this package reads, or damaged.
+    """
+    with _open_parquet(path, store) as parquet:
+        return _parse_sealed(parquet, path)
+
+
+def _parse_sealed(parquet: Any, path: str) -> list[SealedSegment]:
+    meta = parquet.schema_arrow.metadata or {}
+    try:
+        check_format(meta[b"eventlog.format"].decode())
+        return [SealedSegment.from_json(x) for x in json.loads(meta[b"eventlog.segments"])]
+    except FormatError as error:
+        raise FormatError(error.what, on=path, hint=error.hint) from None
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise FormatError(f"this is no sealed file of an event log ({error!r})", on=path) from error
+
+
+def _open_parquet(path: str, store: Store) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = store.open(path)
+    try:
+        return pq.ParquetFile(
+            file, page_checksum_verification=True, arrow_extensions_enabled=False
+        )
+    except (pa.ArrowException, OSError, ValueError) as error:
+        file.close()
+        raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
+
+
+def span_table(span: Span, reader: SegmentReader) -> pa.Table:
+    """Return the rows of a span.
+
+    Raises
+    ------
+    FormatError
+        If its frames, whole by their checksums, are not what the format says.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    try:
+        buffer = pa.py_buffer(b"".join((reader.header_bytes, span.data)))
+        table = pa.ipc.open_stream(buffer).read_all().combine_chunks().replace_schema_metadata()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FormatError(f"a frame is no valid Arrow message ({error})", on=reader.path) from error
+    seqs = table.column(0).to_numpy()
+    steps = np.diff(seqs)
+    last = span.first_seq + span.count - 1
+    if seqs[0] != span.first_seq or seqs[-1] != last or not ((steps == 0) | (steps == 1)).all():
+        raise FormatError("the events of a segment do not follow each other", on=reader.path)
+    return table
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """Events of a writer that no file holds: `first` to `last`, inclusive."""
+
+    first: int
+    last: int
+    reason: str
+
+
+class WriterReader:
+    """Reads one writer of a run.
+
+    Parameters
+    ----------
+    folder:
+        The run's folder.
+    writer:
+        The writer's name.
+    start:
+        The first seq to read.
+    skip_missing:
+        Go on behind missing events; otherwise reading ends in front of them. Either way they are
+        in `missing` afterwards.
+
+    Attributes
+    ----------
+    next_seq:
+        The seq behind the last event that was read.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        writer: str,
+        *,
+        start: int = 0,
+        skip_missing: bool = False,
+        store: Store = LOCAL,
+    ) -> None:
+        self.folder = folder
+        self.writer = writer
+        self.next_seq = start
+        self.missing: list[Missing] = []
+        self.verdicts: dict[str, Verdict] = {}
+        self._skip = skip_missing
+        self._store = store
+        self._firsts: dict[str, int] = {}
+        self._faults: dict[str, str] = {}
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield the rows of whole events, in order, in tables of some ten thousand rows.
+
+        Raises
+        ------
+        FormatError
+            For a file that cannot be what its name says.
+        """
+        tries = 0
+        while True:
+            before = self.next_seq
+            for path, is_sealed in self._sources():
+                try:
+                    read = self._read_sealed if is_sealed else self._read_segment
+                    yield from read(path)
+                except FileNotFoundError:  # sealed or compacted in this moment: list again
+                    pass
+                if self.next_seq > before:
+                    break
+            if self.next_seq > before:
+                tries = 0
+                continue
+            ahead = self._ahead()
+            if ahead is None:
+                return
+            tries += 1
+            if tries < _TRIES:
+                continue
+            reason = "; ".join(self._faults.values()) or "no file holds them"
+            self.missing.append(Missing(self.next_seq, ahead - 1, reason))
+            if not self._skip:
+                return
+            self.next_seq = ahead
+            tries = 0
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events one by one."""
+        for table in self.tables():
+            yield from frames.to_events(table)
+
+    # ---------------------------------------------------------------- where to read on
+
+    def _sources(self) -> list[tuple[str, bool]]:
+        """Return the files that may hold `next_seq`, the most likely first."""
+        found = listing(self.folder, self._store)
+        live: list[tuple[int, str]] = []
+        for name in found.segments.get(self.writer, ()):
+            path = os.path.join(self.folder, str(name))
+            first = self._first_of(path)
+            if first is not None and first <= self.next_seq:
+                live.append((first, path))
+        sealed = [
+            os.path.join(self.folder, SEALED, str(name))
+            for name in found.sealed.get(self.writer, ())
+            if name.first <= self.next_seq <= name.last
+        ]
+        # A later segment begins with what may be damaged in the one before it.
+        live.sort(reverse=True)
+        return [(path, True) for path in sealed] + [(path, False) for _first, path in live]
+
+    def _ahead(self) -> int | None:
+        """Return the lowest seq beyond `next_seq` that some file begins with."""
+        found = listing(self.folder, self._store)
+        firsts = [name.first for name in found.sealed.get(self.writer, ())]
+        for name in found.segments.get(self.writer, ()):
+            first = self._first_of(os.path.join(self.folder, str(name)))
+            if first is not None and self._holds_any(os.path.join(self.folder, str(name)), first):
+                firsts.append(first)
+        return min((first for first in firsts if first > self.next_seq), default=None)
+
+    def _holds_any(self, path: str, first: int) -> bool:
+        try:
+            with SegmentReader(path, self._store) as reader:
+                return next(reader.spans(), None) is not None
+        except (OSError, FormatError):
+            return False
+
+    def _first_of(self, path: str) -> int | None:
+        if path not in self._firsts:
+            try:
+                with SegmentReader(path, self._store) as reader:
+                    if reader.header.writer != self.writer:
+                        raise FormatError(f"its header names the writer {reader.header.writer}")
+                    self._firsts[path] = reader.header.first_seq
+            except (FormatError, OSError) as error:
+                self._faults[path] = f"{os.path.basename(path)}: {error}"
+                return None
+        return self._firsts[path]
+
+    # ---------------------------------------------------------------- reading
+
+    def _read_segment(self, path: str) -> Iterator[pa.Table]:
+        with SegmentReader(path, self._store) as reader:
+            for span in reader.spans():
+                if span.first_seq + span.count <= self.next_seq:
+                    continue
+                table = self._from_next(span_table(span, reader))
+                self.next_seq = span.first_seq + span.count
+                yield table
+            verdict = reader.verdict
+        if verdict is not None:
+            name = os.path.basename(path)
+            self.verdicts[name] = verdict
+            if verdict.detail:
+                self._faults[path] = f"{name}: {verdict.detail}"
+
+    def _read_sealed(self, path: str) -> Iterator[pa.Table]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        with _open_parquet(path, self._store) as parquet:
+            _parse_sealed(parquet, path)
+            names = frames.schema().names
+            held: pa.Table | None = None
+            try:
+                for group in range(parquet.num_row_groups):
+                    if _last_seq(parquet, group) < self.next_seq:
+                        continue
+                    rows = parquet.read_row_group(group, columns=[*names, "writer"])
+                    rows = rows.filter(pc.equal(rows.column("writer"), self.writer)).select(names)
+                    rows = rows.cast(frames.schema())
+                    held = rows if held is None else pa.concat_tables([held, rows])
+                    if group + 1 < parquet.num_row_groups:
+                        whole, held = _cut(held)
+                        yield from self._taken(whole)
+                if held is not None:
+                    yield from self._taken(held)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
+
+    def _taken(self, table: pa.Table) -> Iterator[pa.Table]:
+        table = self._from_next(table.combine_chunks())
+        if table.num_rows:
+            self.next_seq = table.column(0)[-1].as_py() + 1
+            yield table
+
+    def _from_next(self, table: pa.Table) -> pa.Table:
+        """Return the rows from `next_seq` on."""
+        import numpy as np
+
+        return table.slice(int(np.searchsorted(table.column(0).to_numpy(), self.next_seq)))
+
+
+def _last_seq(parquet: Any, group: int) -> int:
+    statistics = parquet.metadata.row_group(group).column(0).statistics
+    known = statistics is not None and statistics.has_min_max
+    return int(statistics.max) if known else 2**63 - 1
+
+
+def _cut(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Split off the last event, which the next row group may continue."""
+    import numpy as np
+
+    seqs = table.column(0).to_numpy()
+    at = int(np.searchsorted(seqs, seqs[-1])) if len(seqs) else 0
+    return table.slice(0, at), table.slice(at)
+
+
+def headers(folder: str, store: Store = LOCAL) -> dict[str, list[Header]]:
+    """Return the headers of every writer's segments, in the order of their numbers, live or
+    sealed. Files that cannot be read are left out."""
+    for _ in range(_TRIES):
+        found = listing(folder, store)
+        out: dict[str, dict[int, Header]] = {}
+        vanished = False
+        for writer, names in found.segments.items():
+            for name in names:
+                try:
+                    with SegmentReader(os.path.join(folder, str(name)), store) as reader:
+                        out.setdefault(writer, {})[name.number] = reader.header
+                except FileNotFoundError:
+                    vanished = True
+                except (OSError, FormatError):
+                    continue
+        for writer, files in found.sealed.items():
+            for file in files:
+                try:
+                    for part in sealed_segments(os.path.join(folder, SEALED, str(file)), store):
+                        if part.header.writer == writer:
+                            out.setdefault(writer, {}).setdefault(part.header.segment, part.header)
+                except FileNotFoundError:
+                    vanished = True
+                except (OSError, FormatError):
+                    continue
+        if not vanished:
+            break
+    return {writer: [parts[n] for n in sorted(parts)] for writer, parts in sorted(out.items())}

@@ -1,0 +1,84 @@
+"""``run.json``: a run's identity, the same bytes on every node, so that copies fall into one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+from eventlog.errors import FormatError, IntegrityError, UsageError
+from eventlog.files import LOCAL, Files, Store
+from eventlog.layout import RUN_FILE
+from eventlog.segment import FORMAT, check_format
+
+_LARGEST = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFile:
+    """What a run is called. `id` is the one identity; names may repeat."""
+
+    id: str
+    project: str
+    name: str
+
+    def to_bytes(self) -> bytes:
+        """Return the file's content, always the same for the same run."""
+        fields = {"format": FORMAT, **dataclasses.asdict(self)}
+        return (json.dumps(fields, ensure_ascii=True, indent=1, sort_keys=True) + "\n").encode()
+
+
+def read(folder: str, store: Store = LOCAL) -> RunFile:
+    """Read a run's identity.
+
+    Raises
+    ------
+    UsageError
+        If the folder has no ``run.json``.
+    FormatError
+        If it has one that is not ours or of a newer major version.
+    """
+    path = os.path.join(folder, RUN_FILE)
+    try:
+        if store.size(path) > _LARGEST:
+            raise FormatError("a run.json larger than 1 MiB is none of ours", on=path)
+        with store.open(path) as file:
+            fields = json.loads(file.read())
+        check_format(str(fields["format"]))
+        run = RunFile(*(fields[key] for key in ("id", "project", "name")))
+    except FileNotFoundError:
+        raise UsageError("there is no run here (no run.json)", on=folder) from None
+    except FormatError as error:
+        raise FormatError(error.what, on=path, hint=error.hint) from None
+    except OSError as error:
+        raise UsageError(f"a run cannot be read ({error.strerror})", on=path) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError(f"this run.json is damaged or none of ours ({error})", on=path) from error
+    if not all(isinstance(text, str) and text for text in dataclasses.astuple(run)):
+        raise FormatError("this run.json has an id, project or name that is no text", on=path)
+    return run
+
+
+def claim(folder: str, run: RunFile, files: Files = LOCAL) -> None:
+    """Write a run's identity, or check that the one that is there is the same.
+
+    Raises
+    ------
+    IntegrityError
+        If the folder belongs to a run of another project or name.
+    OSError
+        If it cannot be written.
+    """
+    path = os.path.join(folder, RUN_FILE)
+    if files.exists(path):
+        there = read(folder, files)
+        if there != run:
+            raise IntegrityError(
+                f"the run id {run.id!r} is taken by {there.project}/{there.name}, and nothing was "
+                f"merged; this one is {run.project}/{run.name}",
+                on=folder,
+                hint="choose another id, project or name",
+            )
+        return
+    # Two ranks may do this at once: both put the same bytes in place.
+    files.write_whole(path, run.to_bytes())

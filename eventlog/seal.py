@@ -1,0 +1,334 @@
+"""Sealing: closed segments of a writer become one Parquet file of the same rows.
+
+A segment may be sealed when nothing can be appended to it any more: it has an end of stream, or a
+successor, or its writer is provably gone (`eventlog.identity.provably_gone`), or the caller says
+so. The Parquet file is put in place whole and read back before a segment is removed; a segment
+with anything but whole frames is kept beside it, bytes and all. Killed at any moment, sealing
+leaves a folder that reads the same, and goes on when it is called again.
+
+Sealed files hold the columns ``run`` and ``writer`` behind the journal's own, so that files
+of many runs can be read, or compacted, as one table. The key-value metadata has ``eventlog.format``
+and ``eventlog.segments``: what each segment's header and verdict were, as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from eventlog import frame as frames
+from eventlog.errors import FormatError, IntegrityError
+from eventlog.files import LOCAL, TEMPORARY, Files
+from eventlog.identity import provably_gone
+from eventlog.layout import SEALED, SealedName, SegmentName
+from eventlog.reader import SealedSegment, listing, sealed_segments, span_table
+from eventlog.segment import FORMAT, OPEN, WHOLE, SegmentReader
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Rows of a row group: about 20,000 events of six metrics, some megabytes in memory.
+GROUP_ROWS = 131_072
+
+
+@dataclasses.dataclass(frozen=True)
+class Sealed:
+    """What one call did: files made, events in them, segments removed and kept."""
+
+    files: tuple[str, ...] = ()
+    events: int = 0
+    rows: int = 0
+    removed: int = 0
+    kept: tuple[str, ...] = ()
+
+
+def seal(
+    folder: str,
+    *,
+    writer: str | None = None,
+    abandoned: bool = False,
+    limit_bytes: int | None = None,
+    files: Files = LOCAL,
+) -> Sealed:
+    """Seal what can be sealed of a run.
+
+    Parameters
+    ----------
+    folder:
+        The run's folder.
+    writer:
+        Only this writer's segments.
+    abandoned:
+        The caller knows that no process writes to the run any more, on any machine.
+    limit_bytes:
+        Leave writers alone whose segments are larger than this in sum, so that a short call
+        stays short.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written; nothing was removed then.
+    """
+    out = Sealed()
+    for name, segments in listing(folder, files).segments.items():
+        if writer is not None and name != writer:
+            continue
+        closed = _closed(folder, segments, abandoned, files)
+        if limit_bytes is not None and _size(folder, closed, files) > limit_bytes:
+            continue
+        for group in _consecutive(folder, closed, files):
+            out = _add(out, _seal_group(folder, group, files))
+    return out
+
+
+def _add(a: Sealed, b: Sealed) -> Sealed:
+    values = (x + y for x, y in zip(dataclasses.astuple(a), dataclasses.astuple(b), strict=True))
+    return Sealed(*values)
+
+
+def _size(folder: str, segments: list[SegmentName], files: Files) -> int:
+    total = 0
+    for name in segments:
+        with contextlib.suppress(OSError):
+            total += files.size(os.path.join(folder, str(name)))
+    return total
+
+
+def _closed(
+    folder: str, segments: tuple[SegmentName, ...], abandoned: bool, files: Files
+) -> list[SegmentName]:
+    """Return the segments of one writer to which nothing can be appended any more."""
+    if abandoned:
+        return list(segments)
+    *earlier, last = segments
+    return list(segments) if _is_closed(os.path.join(folder, str(last)), files) else earlier
+
+
+def _is_closed(path: str, files: Files) -> bool:
+    try:
+        with SegmentReader(path, files) as reader:
+            if provably_gone(reader.header.identity):
+                return True
+        with files.open(path) as file:
+            file.seek(-len(frames.END_OF_STREAM), os.SEEK_END)
+            # Only a hint: `_seal_group` scans the segment and sees whether it really ends here.
+            return file.read() == frames.END_OF_STREAM
+    except (OSError, FormatError):
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scanned:
+    path: str
+    part: SealedSegment
+
+
+def _consecutive(folder: str, closed: list[SegmentName], files: Files) -> list[list[_Scanned]]:
+    """Scan closed segments and group those whose events follow each other without a gap."""
+    groups: list[list[_Scanned]] = []
+    for name in closed:
+        scanned = _scan(os.path.join(folder, str(name)), files)
+        if scanned is None or scanned.part.next_seq == scanned.part.header.first_seq:
+            continue
+        if groups and groups[-1][-1].part.next_seq >= scanned.part.header.first_seq:
+            groups[-1].append(scanned)
+        else:
+            groups.append([scanned])
+    return groups
+
+
+def _scan(path: str, files: Files) -> _Scanned | None:
+    try:
+        with SegmentReader(path, files) as reader:
+            for _ in reader.spans():
+                pass
+            verdict = reader.verdict
+            if verdict is None:
+                return None
+            return _Scanned(
+                path,
+                SealedSegment(
+                    reader.header,
+                    verdict.next_seq,
+                    verdict.word,
+                    verdict.durable,
+                    verdict.lost_bytes,
+                    verdict.detail,
+                ),
+            )
+    except (OSError, FormatError):
+        return None
+
+
+def _seal_group(folder: str, group: list[_Scanned], files: Files) -> Sealed:
+    first = group[0].part.header.first_seq
+    last = max(scanned.part.next_seq for scanned in group) - 1
+    name = SealedName(group[0].part.header.writer, first, last)
+    place = os.path.join(folder, SEALED)
+    path = os.path.join(place, str(name))
+    made: tuple[str, ...] = ()
+    rows = 0
+    if not files.exists(path):
+        files.make_folder(place)
+        rows = _write(path, group, files)
+        made = (str(name),)
+    removed, kept = 0, []
+    for scanned in group:
+        # Only what was whole is repeated by the Parquet file to the last byte.
+        clean = scanned.part.verdict in (WHOLE, OPEN)
+        if clean and _unchanged(scanned, files) and _is_in(scanned, path, files):
+            with contextlib.suppress(FileNotFoundError):
+                files.remove(scanned.path)
+                removed += 1
+        else:
+            kept.append(os.path.basename(scanned.path))
+    return Sealed(made, last - first + 1 if made else 0, rows, removed, tuple(kept))
+
+
+def _unchanged(scanned: _Scanned, files: Files) -> bool:
+    """Return whether a segment still ends where the scan saw it end."""
+    again = _scan(scanned.path, files)
+    return again is not None and again.part == scanned.part
+
+
+def _is_in(scanned: _Scanned, path: str, files: Files) -> bool:
+    return any(part == scanned.part for part in sealed_segments(path, files))
+
+
+def _write(path: str, group: list[_Scanned], files: Files) -> int:
+    """Write, sync, check and put in place; return the number of rows."""
+    part = os.path.join(os.path.dirname(path), f"{TEMPORARY}{os.urandom(8).hex()}")
+    try:
+        rows, prints = _write_rows(part, group, files)
+        _sync(part, files)
+        if prints != _fingerprints(part, files):
+            raise IntegrityError("a sealed file did not read back as it was written", on=path)
+        files.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            files.remove(part)
+        raise
+    files.sync_folder(os.path.dirname(path))
+    return rows
+
+
+def _sync(path: str, files: Files) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        files.sync(fd)
+    finally:
+        files.close(fd)
+
+
+def sealed_schema() -> pa.Schema:
+    """Return the schema of sealed files, without its metadata."""
+    import pyarrow as pa
+
+    run = pa.field("run", pa.utf8(), nullable=False)
+    writer = pa.field("writer", pa.utf8(), nullable=False)
+    return pa.schema([*frames.schema(), run, writer])
+
+
+def _write_rows(path: str, group: list[_Scanned], files: Files) -> tuple[int, list[int]]:
+    """Write the rows; return their number and one fingerprint a row group."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    header = group[0].part.header
+    segments = json.dumps([scanned.part.to_json() for scanned in group], sort_keys=True)
+    meta = {"eventlog.format": FORMAT, "eventlog.segments": segments}
+    schema = sealed_schema().with_metadata(meta)
+    rows, prints = 0, []
+    fd = files.create(path)
+    with os.fdopen(fd, "wb") as file, pq.ParquetWriter(file, schema, **_PARQUET) as out:
+        held: list[pa.Table] = []
+        for table in itertools.chain(_rows_of(group, files), (None,)):
+            if table is not None:
+                held.append(_with_origin(table, header.run, header.writer, schema))
+            if held and (table is None or sum(t.num_rows for t in held) >= GROUP_ROWS):
+                whole = pa.concat_tables(held).combine_chunks()
+                out.write_table(whole, row_group_size=whole.num_rows)
+                prints.append(_fingerprint(whole))
+                rows += whole.num_rows
+                held = []
+    return rows, prints
+
+
+#: Encodings by what they were measured to save; page checksums find flipped bits.
+_PARQUET: dict[str, Any] = {
+    "compression": "zstd",
+    "use_dictionary": ["key", "kind", "type", "run", "writer"],
+    "column_encoding": {
+        "seq": "DELTA_BINARY_PACKED",
+        "time": "DELTA_BINARY_PACKED",
+        "step": "DELTA_BINARY_PACKED",
+        "num": "BYTE_STREAM_SPLIT",
+    },
+    "write_page_checksum": True,
+    "write_page_index": True,
+    "version": "2.6",
+}
+
+
+def _rows_of(group: list[_Scanned], files: Files) -> Iterator[pa.Table]:
+    """Yield the rows of all segments in order, each event once."""
+    import numpy as np
+
+    seq = group[0].part.header.first_seq
+    for scanned in group:
+        with SegmentReader(scanned.path, files) as reader:
+            for span in reader.spans():
+                if span.first_seq + span.count <= seq:
+                    continue
+                table = span_table(span, reader)
+                yield table.slice(int(np.searchsorted(table.column(0).to_numpy(), seq)))
+                seq = span.first_seq + span.count
+
+
+def _with_origin(table: pa.Table, run: str, writer: str, schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    count = table.num_rows
+    columns = [*table.columns, pa.repeat(pa.scalar(run), count), pa.repeat(pa.scalar(writer), count)]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _fingerprint(table: pa.Table) -> int:
+    """Return a checksum of the bits of every column, the same for equal rows however they lie."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    check = zlib.crc32(str(table.num_rows).encode())
+    for column in table.combine_chunks().columns:
+        array = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+        missing = array.is_null().to_numpy(zero_copy_only=False)
+        check = zlib.crc32(np.packbits(missing), check)
+        if pa.types.is_primitive(array.type):
+            numbers = np.frombuffer(array.buffers()[1], dtype=np.uint64)
+            bits = numbers[array.offset : array.offset + len(array)]
+            check = zlib.crc32(np.where(missing, np.uint64(0), bits), check)
+        else:
+            lengths = pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False)
+            offsets = np.frombuffer(array.buffers()[1], dtype=np.int32)
+            start, stop = offsets[array.offset], offsets[array.offset + len(array)]
+            data = array.buffers()[2]
+            text = b"" if data is None else memoryview(data)[start:stop]
+            check = zlib.crc32(text, zlib.crc32(lengths, check))
+    return check
+
+
+def _fingerprints(path: str, files: Files) -> list[int]:
+    """Read a sealed file back, with its page checksums, and return one fingerprint a row group."""
+    import pyarrow.parquet as pq
+
+    with files.open(path) as file:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        groups = range(parquet.num_row_groups)
+        return [_fingerprint(parquet.read_row_group(group)) for group in groups]

@@ -1,0 +1,389 @@
+"""Segments: one append-only file of frames, created new, never opened again for writing.
+
+A segment is an Arrow IPC stream: a *header* (the schema message), frames (`eventlog.frame`), and
+Arrow's end of stream if its writer closed it. The header's schema metadata holds
+
+==================  ===========================================================================
+eventlog.format     ``1.0``: readers refuse another major version
+eventlog.run        the run's id
+eventlog.writer     the writer's name
+eventlog.segment    this segment's number in its writer, from 0
+eventlog.first_seq  the seq of its first frame
+eventlog.header     the rest, as JSON: project, name, owner, attempt, launch, process, ...
+eventlog.crc32      ``@crc32:`` and eight hexadecimal digits: the CRC-32 of every byte of the
+                    header but these digits. ``@`` occurs nowhere else in a header.
+==================  ===========================================================================
+
+Reading gives spans of whole frames, then a `Verdict`:
+
+* ``whole``: up to the end of stream;
+* ``open``: up to the end of the file, no end of stream: the writer lives, or was killed;
+* ``torn``: some bytes at the end are no whole frame;
+* ``damaged``: a bad frame, and behind it valid ones again: a hole that a power cut left, or
+  corruption; which of the two is known by the highest durable mark of the writer
+  (`eventlog.reader`);
+* ``foreign``: no header of this format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from eventlog import frame as frames
+from eventlog.errors import FormatError
+from eventlog.files import LOCAL, Files, Store
+from eventlog.layout import SegmentName, is_writer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = "1.0"
+_MAJOR = 1
+_MARK = b"@crc32:"
+_MAX_HEADER = 2**20
+_CHUNK = 4 * 2**20
+
+WHOLE, OPEN, TORN, DAMAGED, FOREIGN = "whole", "open", "torn", "damaged", "foreign"
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What the first bytes of a segment say.
+
+    `identity` is free for what describes the writer: owner, attempt, launch, process.
+    """
+
+    run: str
+    writer: str
+    segment: int
+    first_seq: int
+    identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    format: str = FORMAT
+
+    @property
+    def name(self) -> str:
+        """The segment's file name."""
+        return str(SegmentName(self.writer, self.segment))
+
+    def to_bytes(self) -> tuple[bytes, int]:
+        """Return the header's bytes and its checksum, which seeds the frames' checksums."""
+        text = json.dumps(self.identity, ensure_ascii=True, sort_keys=True).replace("@", "\\u0040")
+        run = json.dumps(self.run, ensure_ascii=True)[1:-1].replace("@", "\\u0040")
+        metadata = {
+            "eventlog.format": self.format,
+            "eventlog.run": run,
+            "eventlog.writer": self.writer,
+            "eventlog.segment": str(self.segment),
+            "eventlog.first_seq": str(self.first_seq),
+            "eventlog.header": text,
+            "eventlog.crc32": "@crc32:00000000",
+        }
+        raw = frames.schema().with_metadata(metadata).serialize().to_pybytes()
+        at = raw.index(_MARK) + len(_MARK)
+        crc = zlib.crc32(raw[at + 8 :], zlib.crc32(raw[:at]))
+        return raw[:at] + b"%08x" % crc + raw[at + 8 :], crc
+
+
+def read_header(file: BinaryIO) -> tuple[Header, bytes, int]:
+    """Read the header; return it, its bytes and its checksum.
+
+    Raises
+    ------
+    FormatError
+        If the bytes are no header, damaged, or of a newer major version.
+    """
+    start = file.read(8)
+    size = struct.unpack("<i", start[4:])[0] if len(start) == 8 else -1
+    if start[:4] != frames.CONTINUATION or not 0 < size <= _MAX_HEADER:
+        raise FormatError("no segment of an event log starts like this")
+    raw = start + file.read(size)
+    if len(raw) < 8 + size:
+        raise FormatError("the header of a segment is cut off")
+    at = raw.find(_MARK) + len(_MARK)
+    digits = raw[at : at + 8]
+    if at < len(_MARK) or raw.count(_MARK) != 1 or re.fullmatch(rb"[0-9a-f]{8}", digits) is None:
+        raise FormatError("a segment's header has no checksum")
+    crc = zlib.crc32(raw[at + 8 :], zlib.crc32(raw[:at]))
+    if crc != int(digits, 16):
+        raise FormatError("a segment's header is damaged: its checksum does not hold")
+    return _parse(raw), raw, crc
+
+
+def _parse(raw: bytes) -> Header:
+    import pyarrow as pa
+
+    try:
+        schema = pa.ipc.read_schema(pa.py_buffer(raw))
+        meta = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+        check_format(meta["eventlog.format"])
+        identity = json.loads(meta["eventlog.header"])
+        header = Header(
+            run=json.loads(f'"{meta["eventlog.run"]}"'),
+            writer=meta["eventlog.writer"],
+            segment=int(meta["eventlog.segment"]),
+            first_seq=int(meta["eventlog.first_seq"]),
+            identity=identity,
+            format=meta["eventlog.format"],
+        )
+    except (pa.ArrowException, OSError, KeyError, ValueError, RecursionError) as error:
+        raise FormatError(f"a segment's header cannot be read ({error})") from error
+    good = is_writer(header.writer) and min(header.segment, header.first_seq) >= 0
+    if not good or not isinstance(identity, dict) or not _same_schema(schema):
+        raise FormatError("a segment's header does not describe an event log")
+    return header
+
+
+def _same_schema(schema: pa.Schema) -> bool:
+    return bool(schema.equals(frames.schema(), check_metadata=False))
+
+
+def check_format(version: str) -> None:
+    """Raise `FormatError` for a version of the format that this package cannot read."""
+    major = version.partition(".")[0]
+    if major != str(_MAJOR):
+        raise FormatError(
+            f"format {version} is not format {_MAJOR}, which this version of eventlog reads",
+            hint="install a newer eventlog-journal",
+        )
+
+
+# ------------------------------------------------------------------------------ writing
+
+
+class SegmentWriter:
+    """Appends frames to a new segment. After an error it is broken and takes no more."""
+
+    def __init__(self, folder: str, header: Header, files: Files = LOCAL) -> None:
+        self.files = files
+        self.folder = folder
+        self.path = os.path.join(folder, header.name)
+        raw, seed = header.to_bytes()
+        self.encoder = frames.Encoder(seed)
+        self.broken = False
+        self.size = 0
+        self.listed = False  # whether the folder's entry survives a power cut
+        self._fd = files.create(self.path)
+        try:
+            self.append(raw)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def append(self, data: bytes) -> None:
+        """Write in one call; raise `OSError` if not everything went in."""
+        try:
+            done = self.files.write(self._fd, data)
+            while done < len(data):
+                more = self.files.write(self._fd, data[done:])
+                if more <= 0:
+                    raise OSError(28, "nothing more could be written", self.path)
+                done += more
+        except BaseException:
+            self.broken = True
+            raise
+        self.size += len(data)
+
+    def sync(self) -> None:
+        """Make what was appended survive a power cut; after an error never try again."""
+        try:
+            self.files.sync(self._fd)
+            if not self.listed:
+                self.files.sync_folder(self.folder)
+                self.listed = True
+        except BaseException:
+            self.broken = True
+            raise
+
+    def end(self) -> None:
+        """Write the end of stream: this segment is closed."""
+        if not self.broken:
+            self.append(frames.END_OF_STREAM)
+
+    def abandon(self) -> None:
+        """Let go of the file as it is."""
+        self.broken = True
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                self.files.close(fd)
+
+    def close(self) -> None:
+        """Let go of the file; raises `OSError` if the system reports a late failure."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self.files.close(fd)
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Whole, checked frames that follow each other: `data` is their bytes."""
+
+    data: memoryview
+    first_seq: int
+    count: int
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """How a segment ends.
+
+    Attributes
+    ----------
+    word:
+        ``whole``, ``open``, ``torn``, ``damaged`` or ``foreign``.
+    offset:
+        Where the bytes that are good so far end.
+    next_seq:
+        The seq that the next frame would have.
+    durable:
+        The highest durable mark in any valid frame, those behind the damage too.
+    lost_bytes:
+        Bytes that belong to no frame that was recovered.
+    later:
+        Frames behind the damage that are valid, as (offset, seq): listed, never recovered.
+    detail:
+        One sentence for people.
+    """
+
+    word: str
+    offset: int
+    next_seq: int
+    durable: int = 0
+    lost_bytes: int = 0
+    later: tuple[tuple[int, int], ...] = ()
+    detail: str = ""
+
+
+class SegmentReader:
+    """Reads one segment from its start; `verdict` is known when `spans` has ended."""
+
+    def __init__(self, path: str, store: Store = LOCAL) -> None:
+        """Open and read the header.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be opened.
+        FormatError
+            If it is no segment, or its header is damaged.
+        """
+        self.path = path
+        self._file = store.open(path)
+        try:
+            self.header, self.header_bytes, self._seed = read_header(self._file)
+        except BaseException:
+            self._file.close()
+            raise
+        self.verdict: Verdict | None = None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def __enter__(self) -> SegmentReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def spans(self) -> Iterator[Span]:
+        """Yield all whole frames in order, several to a span, up to the first that is not."""
+        offset = len(self.header_bytes)
+        seq = self.header.first_seq
+        durable = 0
+        held = b""
+        while True:
+            chunk = self._file.read(_CHUNK)
+            held += chunk
+            view = memoryview(held)
+            at, count, rows = 0, 0, 0
+            while (head := self._frame(view, at, seq + count)) is not None:
+                at += head.size
+                count += 1
+                rows += head.rows
+                durable = max(durable, head.durable)
+            if count:
+                yield Span(view[:at], seq, count, rows)
+            offset += at
+            seq += count
+            rest = held[at:]
+            if not chunk or self._is_bad(rest):
+                self.verdict = self._judge(rest, offset, seq, durable)
+                return
+            held = rest
+
+    def _frame(self, view: memoryview, at: int, seq: int) -> frames.Head | None:
+        head = frames.read_head(view[at : at + frames.HEAD])
+        if head is None or len(view) - at < head.size:
+            return None
+        frame = view[at : at + head.size]
+        if frames.checksum(frame, self._seed) != head.crc or frames.first_seq(frame) != seq:
+            return None
+        return head
+
+    def _is_bad(self, rest: bytes) -> bool:
+        """Return whether more bytes cannot turn `rest` into a frame."""
+        if len(rest) < frames.HEAD:
+            return False
+        head = frames.read_head(rest[: frames.HEAD])
+        return head is None or len(rest) >= head.size
+
+    def _judge(self, rest: bytes, offset: int, seq: int, durable: int) -> Verdict:
+        if rest == frames.END_OF_STREAM:
+            return Verdict(WHOLE, offset, seq, durable)
+        if not rest:
+            return Verdict(OPEN, offset, seq, durable)
+        later, size, mark = self._behind(rest, offset)
+        durable = max(durable, mark)
+        if not later:
+            detail = f"{size} bytes at its end are no whole frame"
+            return Verdict(TORN, offset, seq, durable, size, detail=detail)
+        detail = f"bad bytes at offset {offset}, {len(later)} valid frames behind them"
+        return Verdict(DAMAGED, offset, seq, durable, size, tuple(later), detail)
+
+    def _behind(self, rest: bytes, offset: int) -> tuple[list[tuple[int, int]], int, int]:
+        """Look for valid frames behind bad bytes, at each place where a frame could start."""
+        later: list[tuple[int, int]] = []
+        mark, base, held = 0, offset, rest
+        at = 1
+        while True:
+            more = self._file.read(_CHUNK)
+            held += more
+            view = memoryview(held)
+            while (at := held.find(frames.CONTINUATION, at)) >= 0:
+                head = frames.read_head(view[at : at + frames.HEAD])
+                if head is None:
+                    if len(held) - at < frames.HEAD and more:
+                        break
+                    at += 1
+                    continue
+                if len(held) - at < head.size:
+                    if more:
+                        break
+                    at += 1
+                    continue
+                frame = view[at : at + head.size]
+                if frames.checksum(frame, self._seed) == head.crc:
+                    later.append((base + at, frames.first_seq(frame)))
+                    mark = max(mark, head.durable)
+                    at += head.size
+                else:
+                    at += 1
+            if not more:
+                return later, base + len(held) - offset, mark
+            keep = at if at >= 0 else max(len(held) - 3, 0)
+            base += keep
+            held = held[keep:]
+            at = 0

@@ -1,0 +1,75 @@
+"""Tables: rows of columns that are logged as one value, such as validation generations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from eventlog.errors import UsageError
+from eventlog.value import Stored, dumps, loads
+
+
+class Table:
+    """A table of any values that can be logged.
+
+    It is kept as a blob of typed JSON, ``{"columns": [...], "data": [[...], ...]}``, and the event
+    names the blob.
+
+    Parameters
+    ----------
+    columns:
+        Names, one a column.
+    data:
+        Rows, each with one value a column. A pandas frame may be given as ``dataframe=``.
+
+    Raises
+    ------
+    UsageError
+        If a row has another number of values than there are columns.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str] | None = None,
+        data: Iterable[Sequence[Any]] = (),
+        *,
+        dataframe: Any = None,
+    ) -> None:
+        if dataframe is not None:
+            columns = [str(name) for name in dataframe.columns]
+            data = [list(row) for row in dataframe.itertuples(index=False, name=None)]
+        self.columns = [str(name) for name in columns or ()]
+        self.data: list[list[Any]] = []
+        for row in data:
+            self.add_data(*row)
+
+    def add_data(self, *row: Any) -> None:
+        """Append one row."""
+        if len(row) != len(self.columns):
+            raise UsageError(f"a row of {len(row)} values in a table of {len(self.columns)} columns")
+        self.data.append(list(row))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the table's blob. Raises `ValueRefused` for a cell of no value."""
+        return dumps({"columns": self.columns, "data": self.data})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Table:
+        """Read the content of a table's blob."""
+        tree = loads(content)
+        return cls(tree["columns"], tree["data"])
+
+    def __eventlog__(self, put_blob: Callable[[bytes], str]) -> Stored:
+        """Keep the table beside the segments and return the reference to it."""
+        content = self.to_bytes()
+        digest = put_blob(content)
+        reference = {
+            "sha256": digest,
+            "size": len(content),
+            "rows": len(self.data),
+            "columns": self.columns,
+        }
+        return Stored("table", None, dumps(reference))

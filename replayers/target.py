@@ -1,0 +1,207 @@
+"""The protocol of a target, and the errors a target may raise.
+
+A *target* is one configured backend. Opening a run in it gives a *session*, through which the
+replay loop (`replayers.replay`) sends batches of events and asks what is held. A target never
+reads a cursor and never decides what to send: it knows identity, mapping and read-back.
+
+Rules every target keeps (`replayers/conformance.py` tests them):
+
+* ``open`` finds the run by an identity that the target itself stores, or creates it; it refuses a
+  run that it did not make. Opening twice gives one run.
+* ``send`` is idempotent: the same batch sent again, whole, in part or after a lost answer, leaves
+  the target as if it had been sent once.
+* ``confirm`` and ``held`` ask the target anew; an exit code, an HTTP 200 or a call that returned
+  is no acknowledgement.
+* ``image`` is pure: the same rows give the same image in every version that has the same ``rules``.
+
+A batch is a `pyarrow.Table` of the columns ``seq, time, step, key, kind, type, num, data`` (see
+``eventlog/FORMAT.md``) of whole events of ONE writer, in the order of ``seq``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from eventlog.errors import EventlogError, IntegrityError, TemporaryError
+from eventlog.errors import AuthenticationError as Unauthorised
+from replayers.positions import Positions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "Change",
+    "Down",
+    "Foreign",
+    "Rejected",
+    "Retry",
+    "RunInfo",
+    "RunState",
+    "Session",
+    "Target",
+    "Unauthorised",
+    "image_schema",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInfo:
+    """What a target is told of a run.
+
+    Attributes
+    ----------
+    id, project, name, owner:
+        The run's identity in the journal (``owner`` may be empty).
+    created:
+        When its first attempt started, in nanoseconds since 1970 UTC.
+    elsewhere:
+        Names that ``init`` recorded for other places: ``MLFLOW_RUN_ID``, ``WANDB_PROJECT``, ...
+    known_as:
+        The target's own id of the run, as the state remembers it from an earlier ``open``; a
+        hint to be checked against the identity that the target stores.
+    adopt_by_name:
+        The user allows to take over the one run of this project and name that no journal made.
+    """
+
+    id: str
+    project: str
+    name: str
+    created: int
+    owner: str = ""
+    elsewhere: dict[str, str] = dataclasses.field(default_factory=dict)
+    known_as: str | None = None
+    adopt_by_name: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """How a run stands: ``running``, ``finished``, ``failed``, ``closed`` (its process ended and
+    said no more) or ``unknown`` (it ended without a word). Times in nanoseconds since 1970 UTC."""
+
+    status: str
+    ended: int | None = None
+    exit_code: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What a mapping rule did to values of one key on their way: a line of the ledger, never one
+    a point. ``rule`` is a name from the target's documentation, such as ``inf-clamped``."""
+
+    rule: str
+    key: str
+    first_seq: int
+    last_seq: int
+    count: int
+    detail: str = ""
+
+
+class Retry(TemporaryError):
+    """The target could not take the batch now. ``after`` seconds is its own wish, if it has one.
+
+    Nothing is known of what it stored."""
+
+    def __init__(
+        self, what: str, *, on: object = None, hint: str | None = None, after: float | None = None
+    ) -> None:
+        super().__init__(what, on=on, hint=hint)
+        self.after = after
+
+
+class Down(TemporaryError):
+    """The target cannot be reached; other targets go on."""
+
+
+class Foreign(IntegrityError):
+    """The target holds something under this run's identity that this journal did not send."""
+
+
+class Rejected(EventlogError):
+    """The target will never take these rows; the loop puts the events into quarantine.
+
+    ``seqs`` are the events of the batch that are to blame; the others can be sent again.
+    """
+
+    def __init__(self, what: str, *, seqs: Iterable[int], on: object = None) -> None:
+        super().__init__(what, on=on)
+        self.seqs = frozenset(seqs)
+
+
+class Session(Protocol):
+    """One run in one target."""
+
+    #: The target's own id of the run, kept in the state and shown to the user.
+    known_as: str
+
+    def held(self) -> Positions:
+        """Return the positions that the target provably holds, asked of the target itself.
+
+        It may leave out what it cannot prove (the loop sends that again), and never has a
+        position that is not held.
+        """
+
+    def send(self, batch: pa.Table) -> list[Change]:
+        """Send whole events of one writer; return what the mapping changed.
+
+        Raises
+        ------
+        Retry, Down, Rejected, Unauthorised, Foreign
+        """
+
+    def confirm(self, batch: pa.Table) -> bool:
+        """Return whether the target, asked anew, holds everything that this batch maps to."""
+
+    def read_back(self) -> Iterator[pa.Table]:
+        """Yield everything the target holds of this run as tables of `image_schema`."""
+
+    def close(self, state: RunState) -> None:
+        """Tell the target how the run stands and let go of it. Idempotent."""
+
+
+class Target(Protocol):
+    """One configured backend."""
+
+    #: ``mlflow``, ``trackio``, ...
+    kind: str
+    #: What a state folder is named after and messages show: address without credentials.
+    address: str
+    #: Version of the mapping rules; part of the ledger.
+    rules: str
+    #: Whether equal points of the image become one point in the target (MLflow's SQL store).
+    folds: bool
+
+    def open(self, run: RunInfo) -> Session:
+        """Find the run by its identity, or create it."""
+
+    def image(self, batch: pa.Table) -> pa.Table:
+        """Return what these rows of one writer become in the target, as `image_schema`.
+
+        For metrics: a row per point. For ``config``, ``summary``, ``tag``: the caller passes only
+        the last row of each key. Kinds that the target does not hold give no rows.
+        """
+
+    def close(self) -> None:
+        """Let go of connections and child processes."""
+
+
+def image_schema() -> pa.Schema:
+    """Return the schema in which the journal's image and a target's read-back are compared.
+
+    ``kind`` and ``key`` (the key as the target has it), ``step``, ``time`` in nanoseconds (null
+    where the target keeps none), and the value: ``bits``, the float64's bits as an int64, where
+    the target holds a number, else ``text``. Two rows are the same point if all columns are.
+    """
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("kind", pa.utf8()),
+            ("key", pa.utf8()),
+            ("step", pa.int64()),
+            ("time", pa.int64()),
+            ("bits", pa.int64()),
+            ("text", pa.utf8()),
+        ]
+    )
