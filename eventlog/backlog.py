@@ -47,7 +47,8 @@ class Dropped:
 
 class Backlog:
     """A queue of at most `limit` bytes. What comes when it is full is dropped and counted: the
-    history that it keeps has no hole but at its end."""
+    history that it keeps has no hole but at its end.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

@@ -104,7 +104,8 @@ def whole_step(step: object) -> int | None:
 
 class Flat(NamedTuple):
     """What `flatten` made: values by key, keys that were given twice, reasons for what was left
-    out."""
+    out.
+    """
 
     values: dict[str, Any]
     twice: list[str]

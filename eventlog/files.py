@@ -78,7 +78,7 @@ class Files:
         flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         return os.open(path, flags, 0o666)
 
-    def write(self, fd: int, data: bytes) -> int:
+    def write(self, fd: int, data: bytes | memoryview) -> int:
         """Write once; return how many bytes went in (fewer on a full disk)."""
         return os.write(fd, data)
 

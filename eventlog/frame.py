@@ -77,7 +77,8 @@ def schema() -> pa.Schema:
 
 class Shape:
     """What is the same in all frames of one set of keys, kinds and types whose values are all
-    numbers: everything but seq, time, step and the numbers themselves."""
+    numbers: everything but seq, time, step and the numbers themselves.
+    """
 
     __slots__ = ("count", "exact", "head", "middle", "narrow", "numbers", "stepless", "tail")
 
@@ -108,7 +109,14 @@ class Shape:
         pack = _INT64.pack
         steps = self.stepless if step is None else pack(step) * n
         return b"".join(
-            (pack(seq) * n, pack(time) * n, steps, self.middle, self.numbers.pack(*values), self.tail)  # type: ignore[arg-type]
+            (
+                pack(seq) * n,
+                pack(time) * n,
+                steps,
+                self.middle,
+                self.numbers.pack(*values),
+                self.tail,
+            )  # type: ignore[arg-type]
         )
 
 

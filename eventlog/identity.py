@@ -79,7 +79,8 @@ def _number(environ: Mapping[str, str], name: str, default: int) -> int:
 
 def id_from_name(project: str, name: str) -> str:
     """Return the 16 hexadecimal characters that name a run of this project and name for ever:
-    the start of ``md5("<project>/<name>")``, as verl's change made them."""
+    the start of ``md5("<project>/<name>")``, as verl's change made them.
+    """
     text = f"{project}/{name}".encode("utf-8", "surrogatepass")
     return hashlib.md5(text, usedforsecurity=False).hexdigest()[:16]
 
@@ -192,7 +193,8 @@ _IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
 
 def without_secrets(arguments: list[str]) -> list[str]:
     """Return a command line in which the values of options named like secrets, and what stands
-    before the ``@`` of an address, are ``***``."""
+    before the ``@`` of an address, are ``***``.
+    """
     out: list[str] = []
     hide = False
     for argument in arguments:

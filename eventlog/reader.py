@@ -6,6 +6,7 @@ sealing moves from one to the other is always in one of the two lists.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -109,9 +110,7 @@ def _open_parquet(path: str, store: Store) -> Any:
 
     file = store.open(path)
     try:
-        return pq.ParquetFile(
-            file, page_checksum_verification=True, arrow_extensions_enabled=False
-        )
+        return pq.ParquetFile(file, page_checksum_verification=True, arrow_extensions_enabled=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         file.close()
         raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
@@ -202,12 +201,9 @@ class WriterReader:
         tries = 0
         while True:
             before = self.next_seq
-            for path, is_sealed in self._sources():
-                try:
-                    read = self._read_sealed if is_sealed else self._read_segment
-                    yield from read(path)
-                except FileNotFoundError:  # sealed or compacted in this moment: list again
-                    pass
+            for path in self._sources():
+                with contextlib.suppress(FileNotFoundError):  # sealed in this moment: list again
+                    yield from self.file(path)
                 if self.next_seq > before:
                     break
             if self.next_seq > before:
@@ -233,7 +229,7 @@ class WriterReader:
 
     # ---------------------------------------------------------------- where to read on
 
-    def _sources(self) -> list[tuple[str, bool]]:
+    def _sources(self) -> list[str]:
         """Return the files that may hold `next_seq`, the most likely first."""
         found = listing(self.folder, self._store)
         live: list[tuple[int, str]] = []
@@ -249,7 +245,7 @@ class WriterReader:
         ]
         # A later segment begins with what may be damaged in the one before it.
         live.sort(reverse=True)
-        return [(path, True) for path in sealed] + [(path, False) for _first, path in live]
+        return sealed + [path for _first, path in live]
 
     def _ahead(self) -> int | None:
         """Return the lowest seq beyond `next_seq` that some file begins with."""
@@ -257,11 +253,11 @@ class WriterReader:
         firsts = [name.first for name in found.sealed.get(self.writer, ())]
         for name in found.segments.get(self.writer, ()):
             first = self._first_of(os.path.join(self.folder, str(name)))
-            if first is not None and self._holds_any(os.path.join(self.folder, str(name)), first):
+            if first is not None and self._holds_any(os.path.join(self.folder, str(name))):
                 firsts.append(first)
         return min((first for first in firsts if first > self.next_seq), default=None)
 
-    def _holds_any(self, path: str, first: int) -> bool:
+    def _holds_any(self, path: str) -> bool:
         try:
             with SegmentReader(path, self._store) as reader:
                 return next(reader.spans(), None) is not None
@@ -281,6 +277,10 @@ class WriterReader:
         return self._firsts[path]
 
     # ---------------------------------------------------------------- reading
+
+    def file(self, path: str) -> Iterator[pa.Table]:
+        """Yield what one file of the writer holds from `next_seq` on, as `tables` does."""
+        return self._read_sealed(path) if path.endswith(".parquet") else self._read_segment(path)
 
     def _read_segment(self, path: str) -> Iterator[pa.Table]:
         with SegmentReader(path, self._store) as reader:
@@ -351,7 +351,8 @@ def _cut(table: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 def headers(folder: str, store: Store = LOCAL) -> dict[str, list[Header]]:
     """Return the headers of every writer's segments, in the order of their numbers, live or
-    sealed. Files that cannot be read are left out."""
+    sealed. Files that cannot be read are left out.
+    """
     for _ in range(_TRIES):
         found = listing(folder, store)
         out: dict[str, dict[int, Header]] = {}

@@ -1,5 +1,6 @@
 """Which run a process belongs to: given, found, or made. Two runs too many can be joined later;
-two runs merged by mistake cannot be told apart, so in doubt a new one is made."""
+two runs merged by mistake cannot be told apart, so in doubt a new one is made.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from eventlog.attempts import Attempt, attempts
 from eventlog.errors import EventlogError, IntegrityError, UsageError
 from eventlog.event import STATE
 from eventlog.files import LOCAL, Files
-from eventlog.layout import PROJECT_PREFIX, RUN_PREFIX, escape, run_folder
+from eventlog.layout import PROJECT_PREFIX, RUN_FILE, RUN_PREFIX, escape, run_folder
 from eventlog.reader import WriterReader, headers
 from eventlog.runfile import RunFile
 from eventlog.segment import Header
@@ -122,7 +123,7 @@ def _given(journal: str, asked: Asked, files: Files) -> tuple[RunFile, str]:
             raise UsageError('id="from-name" needs a name', hint="give name= or EVENTLOG_NAME")
         run_id, how = identity.id_from_name(asked.project, asked.name), FROM_NAME
     folder = run_folder(journal, asked.project, run_id)
-    there = files.exists(os.path.join(folder, runfile.RUN_FILE))
+    there = files.exists(os.path.join(folder, RUN_FILE))
     if asked.resume == "must" and not there:
         raise UsageError(
             f"there is no run {run_id} to resume, and resume='must'",

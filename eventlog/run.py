@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -21,13 +20,13 @@ from typing import Any
 from eventlog import event as words
 from eventlog import home, identity, resume, runfile
 from eventlog.errors import EventlogError, JournalError, UsageError, ValueRefused
-from eventlog.event import Row, make_rows, whole_step
+from eventlog.event import make_rows, whole_step
 from eventlog.files import LOCAL
 from eventlog.journal import LEVELS, Health, Options, Writer
 from eventlog.layout import run_folder
 from eventlog.reader import listing
 from eventlog.seal import seal
-from eventlog.value import Stored, decode, dumps
+from eventlog.value import Stored, dumps
 
 log = logging.getLogger("eventlog")
 
@@ -157,15 +156,14 @@ class Run:
         if writer is None:
             return None
         try:
-            if step is not None and type(step) is not int:
-                step = self._step(step)
-            elif step is not None and not words.STEP_MIN <= step <= words.STEP_MAX:
+            plain = type(step) is int and words.STEP_MIN <= step <= words.STEP_MAX
+            if step is not None and not plain:
                 step = self._step(step)
             return writer.append(words.METRIC, data, step)
         except EventlogError as error:
-            return self._trouble(error)
+            self._trouble(error)
         except Exception as error:  # a hostile value must not end a training run
-            return self._trouble(ValueRefused(f"log() could not keep {type(data).__name__}: {error!r}"))
+            self._trouble(ValueRefused(f"log() could not keep {type(data).__name__}: {error!r}"))
 
     def define_metric(
         self, name: str, step_metric: str | None = None, summary: str | None = None
@@ -189,7 +187,8 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Say that training starts again at the checkpoint of `step`: what was logged before for
-        later steps is superseded. It stays in the journal."""
+        later steps is superseded. It stays in the journal.
+        """
         whole = whole_step(step)
         if whole is None:
             raise UsageError(f"rewind({step!r}): a step is a whole number")
@@ -256,12 +255,9 @@ class Run:
         self._finished = True
         if os.getpid() == self._pid:
             status = {None: "closed", 0: "finished"}.get(exit_code, "failed")
-            known = {name: None for name in listing(writer.folder).writers}
-            # The count includes this very event.
-            known[writer.name] = writer.seq + 1  # type: ignore[assignment]
-            self._record(
-                words.STATE, {"state": status, "exit_code": exit_code, "writers": known}
-            )
+            known: dict[str, int | None] = dict.fromkeys(listing(writer.folder).writers)
+            known[writer.name] = writer.seq + 1  # this very event is the last one
+            self._record(words.STATE, {"state": status, "exit_code": exit_code, "writers": known})
         writer.close()
         _unregister(self)
         if sealing and os.getpid() == self._pid:
@@ -491,7 +487,7 @@ def _unregister(run: Run) -> None:
 def _at_exit() -> None:
     """Close what was not finished: ``failed`` after an uncaught exception, else ``closed``."""
     failed = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-    for run in list(_open):
+    for run in _open:
         run._end(1 if failed is not None else None, sealing=False)
 
 
@@ -554,5 +550,3 @@ def _short(value: object) -> str:
     except Exception:
         text = f"<{type(value).__qualname__}>"
     return text if len(text) <= 200 else text[:197] + "..."
-
-

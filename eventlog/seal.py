@@ -295,7 +295,11 @@ def _with_origin(table: pa.Table, run: str, writer: str, schema: pa.Schema) -> p
     import pyarrow as pa
 
     count = table.num_rows
-    columns = [*table.columns, pa.repeat(pa.scalar(run), count), pa.repeat(pa.scalar(writer), count)]
+    columns = [
+        *table.columns,
+        pa.repeat(pa.scalar(run), count),
+        pa.repeat(pa.scalar(writer), count),
+    ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -309,18 +313,18 @@ def _fingerprint(table: pa.Table) -> int:
     for column in table.combine_chunks().columns:
         array = column.chunk(0) if column.num_chunks else pa.array([], column.type)
         missing = array.is_null().to_numpy(zero_copy_only=False)
-        check = zlib.crc32(np.packbits(missing), check)
+        check = zlib.crc32(np.packbits(missing).tobytes(), check)
         if pa.types.is_primitive(array.type):
             numbers = np.frombuffer(array.buffers()[1], dtype=np.uint64)
             bits = numbers[array.offset : array.offset + len(array)]
-            check = zlib.crc32(np.where(missing, np.uint64(0), bits), check)
+            check = zlib.crc32(np.where(missing, np.uint64(0), bits).tobytes(), check)
         else:
             lengths = pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False)
             offsets = np.frombuffer(array.buffers()[1], dtype=np.int32)
             start, stop = offsets[array.offset], offsets[array.offset + len(array)]
             data = array.buffers()[2]
             text = b"" if data is None else memoryview(data)[start:stop]
-            check = zlib.crc32(text, zlib.crc32(lengths, check))
+            check = zlib.crc32(text, zlib.crc32(lengths.tobytes(), check))
     return check
 
 

@@ -46,7 +46,9 @@ class Table:
     def add_data(self, *row: Any) -> None:
         """Append one row."""
         if len(row) != len(self.columns):
-            raise UsageError(f"a row of {len(row)} values in a table of {len(self.columns)} columns")
+            raise UsageError(
+                f"a row of {len(row)} values in a table of {len(self.columns)} columns"
+            )
         self.data.append(list(row))
 
     def __len__(self) -> int:

@@ -40,6 +40,7 @@ import decimal as _decimal
 import io
 import json
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from eventlog.errors import ValueRefused
@@ -154,7 +155,7 @@ def _str(value: str) -> Stored:
     return Stored("str", None, str(value).encode("utf-8", "surrogatepass"))
 
 
-_PLAIN: dict[type, Any] = {
+_PLAIN: dict[type, Callable[[Any], Stored]] = {
     float: lambda v: Stored("float64", v, None),
     int: _int,
     bool: lambda v: Stored("bool", float(v), None),
@@ -163,7 +164,7 @@ _PLAIN: dict[type, Any] = {
     bytes: lambda v: Stored("bytes", None, v),
 }
 # Subclasses (numpy's float64 is a float, an IntEnum an int) in an order in which bool is no int.
-_SUBCLASSES: tuple[tuple[type, Any], ...] = (
+_SUBCLASSES: tuple[tuple[type, Callable[[Any], Stored]], ...] = (
     (bool, _PLAIN[bool]),
     (int, lambda v: _int(int(v))),
     (float, _float),
@@ -217,7 +218,7 @@ def _narrow_stored(value: Any, wide: float, word: str) -> Stored:
 def _narrow_bits(wide: float, word: str) -> bytes:
     import numpy as np
 
-    return np.float64(wide).astype(word).tobytes()
+    return bytes(np.float64(wide).astype(word).tobytes())
 
 
 def _from_many(value: Any) -> Stored:

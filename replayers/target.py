@@ -15,7 +15,8 @@ Rules every target keeps (`replayers/conformance.py` tests them):
 * ``image`` is pure: the same rows give the same image in every version that has the same ``rules``.
 
 A batch is a `pyarrow.Table` of the columns ``seq, time, step, key, kind, type, num, data`` (see
-``eventlog/FORMAT.md``) of whole events of ONE writer, in the order of ``seq``.
+``eventlog/FORMAT.md``) of whole events of ONE writer, in the order of ``seq``; `writer_of` tells
+which, from the metadata of its schema.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from eventlog.errors import EventlogError, IntegrityError, TemporaryError
 from eventlog.errors import AuthenticationError as Unauthorised
+from eventlog.errors import EventlogError, IntegrityError, TemporaryError
 from replayers.positions import Positions
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ __all__ = [
     "Target",
     "Unauthorised",
     "image_schema",
+    "with_writer",
+    "writer_of",
 ]
 
 
@@ -78,7 +81,8 @@ class RunInfo:
 @dataclasses.dataclass(frozen=True)
 class RunState:
     """How a run stands: ``running``, ``finished``, ``failed``, ``closed`` (its process ended and
-    said no more) or ``unknown`` (it ended without a word). Times in nanoseconds since 1970 UTC."""
+    said no more) or ``unknown`` (it ended without a word). Times in nanoseconds since 1970 UTC.
+    """
 
     status: str
     ended: int | None = None
@@ -88,7 +92,8 @@ class RunState:
 @dataclasses.dataclass(frozen=True)
 class Change:
     """What a mapping rule did to values of one key on their way: a line of the ledger, never one
-    a point. ``rule`` is a name from the target's documentation, such as ``inf-clamped``."""
+    a point. ``rule`` is a name from the target's documentation, such as ``inf-clamped``.
+    """
 
     rule: str
     key: str
@@ -101,7 +106,8 @@ class Change:
 class Retry(TemporaryError):
     """The target could not take the batch now. ``after`` seconds is its own wish, if it has one.
 
-    Nothing is known of what it stored."""
+    Nothing is known of what it stored.
+    """
 
     def __init__(
         self, what: str, *, on: object = None, hint: str | None = None, after: float | None = None
@@ -184,6 +190,20 @@ class Target(Protocol):
 
     def close(self) -> None:
         """Let go of connections and child processes."""
+
+
+_WRITER = b"eventlog.writer"
+
+
+def with_writer(table: pa.Table, writer: str) -> pa.Table:
+    """Return `table` as a batch of this writer."""
+    return table.replace_schema_metadata({_WRITER: writer})
+
+
+def writer_of(batch: pa.Table) -> str:
+    """Return the writer of a batch. Raises `KeyError` for a table that is none."""
+    name: bytes = batch.schema.metadata[_WRITER]
+    return name.decode()
 
 
 def image_schema() -> pa.Schema:

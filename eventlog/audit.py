@@ -1,0 +1,272 @@
+"""Verification: what a run's files hold, what they lack, and whether that was to be expected."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING
+
+from eventlog import blobs
+from eventlog.errors import EventlogError, FormatError, IntegrityError
+from eventlog.event import STATE, digest
+from eventlog.files import LOCAL, Store
+from eventlog.frame import to_events
+from eventlog.layout import SEALED
+from eventlog.reader import WriterReader, listing, sealed_segments
+from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader
+from eventlog.value import loads
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Verdicts of a run, the worst first; the first three are failures.
+CORRUPT, MISSING, FORK = "corrupt", "missing", "fork"
+OK = "ok"
+FAILURES = (CORRUPT, MISSING, FORK)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileReport:
+    """One file: its verdict, and the events it holds (`first` to `last`, -1 if none)."""
+
+    name: str
+    verdict: str
+    first: int
+    last: int
+    bytes: int
+    lost_bytes: int = 0
+    durable: int = 0
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class WriterReport:
+    """One writer.
+
+    Attributes
+    ----------
+    events, rows:
+        How many were read.
+    verdict:
+        ``ok``, ``torn`` (an unacknowledged tail, no failure), ``corrupt``, ``missing``, ``fork``.
+    declared:
+        How many events its writer said it has when it finished; None if it never said.
+    problems:
+        A sentence each.
+    """
+
+    writer: str
+    events: int
+    rows: int
+    verdict: str
+    declared: int | None
+    files: tuple[FileReport, ...]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether it declared how many events it has, and has them."""
+        return self.declared is not None and self.declared == self.events
+
+
+@dataclasses.dataclass(frozen=True)
+class RunReport:
+    """One run. `complete` is what was declared: ``complete``, ``incomplete`` or ``unknown``."""
+
+    folder: str
+    verdict: str
+    complete: str
+    writers: tuple[WriterReport, ...]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run contradicts what was promised of it."""
+        return self.verdict in FAILURES
+
+
+def verify(folder: str, store: Store = LOCAL) -> RunReport:
+    """Read every byte of a run and judge it. Nothing is changed."""
+    found = listing(folder, store)
+    writers = [_writer(folder, name, store) for name in found.writers]
+    missing_blobs: list[str] = []
+    for name in found.writers:
+        missing_blobs += _blobs(folder, name, store)
+    words = [w.verdict for w in writers] + ([MISSING] if missing_blobs else [])
+    verdict = next((v for v in (*FAILURES, TORN) if v in words), OK)
+    declared = [w for w in writers if w.declared is not None]
+    complete = "complete" if all(w.complete for w in declared) else "incomplete"
+    if not writers or len(declared) < len(writers):
+        complete = "unknown" if complete == "complete" else complete
+    return RunReport(folder, verdict, complete, tuple(writers), tuple(missing_blobs))
+
+
+def _writer(folder: str, writer: str, store: Store) -> WriterReport:
+    files = _files(folder, writer, store)
+    source = WriterReader(folder, writer, skip_missing=True, store=store)
+    problems: list[str] = []
+    verdict = OK
+    events = rows = 0
+    declared: int | None = None
+    try:
+        for table in source.tables():
+            seqs = table.column("seq")
+            events += seqs[-1].as_py() - seqs[0].as_py() + 1
+            rows += table.num_rows
+            declared = _declared(table, writer, declared)
+    except FormatError as error:
+        problems.append(str(error))
+        verdict = CORRUPT
+    for gap in source.missing:
+        problems.append(f"events {gap.first} to {gap.last} are missing: {gap.reason}")
+        bad = any(f.verdict in (TORN, DAMAGED, FOREIGN) for f in files)
+        verdict = CORRUPT if bad else MISSING
+    durable = max((f.durable for f in files), default=0)
+    for file in files:
+        if file.verdict == FOREIGN:
+            problems.append(f"{file.name}: {file.detail}")
+            empty = file.bytes == 0 or "cut off" in file.detail or "starts like" in file.detail
+            verdict = verdict if empty and durable <= source.next_seq else CORRUPT
+        elif file.lost_bytes:
+            problems.append(f"{file.name}: {file.detail}")
+            verdict = TORN if verdict == OK else verdict
+    if durable > source.next_seq:
+        problems.append(
+            f"events {source.next_seq} to {durable - 1} were durable once and cannot be read"
+        )
+        verdict = CORRUPT
+    forks = _forks(folder, writer, files, store)
+    if forks:
+        problems += forks
+        verdict = FORK if verdict in (OK, TORN) else verdict
+    if declared is not None and events < declared and verdict in (OK, TORN):
+        problems.append(f"its writer declared {declared} events, {events} are here")
+        verdict = MISSING
+    return WriterReport(writer, events, rows, verdict, declared, files, tuple(problems))
+
+
+def _files(folder: str, writer: str, store: Store) -> tuple[FileReport, ...]:
+    found = listing(folder, store)
+    out: list[FileReport] = []
+    for name in found.segments.get(writer, ()):
+        report = _segment(os.path.join(folder, str(name)), writer, store)
+        if report is not None:
+            out.append(report)
+    for file in found.sealed.get(writer, ()):
+        path = os.path.join(folder, SEALED, str(file))
+        label = f"{SEALED}/{file}"
+        try:
+            parts = sealed_segments(path, store)
+            durable = max((part.durable for part in parts), default=0)
+            size = store.size(path)
+            out.append(FileReport(label, "sealed", file.first, file.last, size, 0, durable))
+        except FormatError as error:
+            out.append(FileReport(label, FOREIGN, -1, -1, store.size(path), detail=str(error)))
+        except FileNotFoundError:
+            continue
+    return tuple(out)
+
+
+def _segment(path: str, writer: str, store: Store) -> FileReport | None:
+    name = os.path.basename(path)
+    try:
+        size = store.size(path)
+        with SegmentReader(path, store) as segment:
+            if segment.header.writer != writer:
+                raise FormatError(f"its header names the writer {segment.header.writer}")
+            for _ in segment.spans():
+                pass
+            verdict = segment.verdict
+            assert verdict is not None
+            last = verdict.next_seq - 1
+            first = segment.header.first_seq if last >= segment.header.first_seq else -1
+            return FileReport(
+                name,
+                verdict.word,
+                first,
+                last if first >= 0 else -1,
+                size,
+                verdict.lost_bytes,
+                verdict.durable,
+                verdict.detail,
+            )
+    except FileNotFoundError:  # sealed in this moment
+        return None
+    except (FormatError, OSError) as error:
+        return FileReport(name, FOREIGN, -1, -1, size, detail=str(error))
+
+
+def _declared(table: pa.Table, writer: str, known: int | None) -> int | None:
+    """Return how many events the writer declared in its last words."""
+    import pyarrow.compute as pc
+
+    rows = table.filter(
+        pc.and_(pc.equal(table.column("kind"), STATE), pc.equal(table.column("key"), "writers"))
+    )
+    for data in rows.column("data").to_pylist():
+        try:
+            count = loads(data).get(writer)
+        except (ValueError, AttributeError, TypeError):
+            continue
+        if isinstance(count, int):
+            known = count
+    return known
+
+
+def _forks(folder: str, writer: str, files: tuple[FileReport, ...], store: Store) -> list[str]:
+    """Compare the events that two files of a writer both hold."""
+    ranged = [file for file in files if file.first >= 0]
+    problems: list[str] = []
+    for i, one in enumerate(ranged):
+        for other in ranged[i + 1 :]:
+            first, last = max(one.first, other.first), min(one.last, other.last)
+            if first > last:
+                continue
+            digests = [_digests(folder, writer, f.name, first, last, store) for f in (one, other)]
+            if digests[0] != digests[1]:
+                differing = [s for s in digests[0] if digests[1].get(s) != digests[0][s]]
+                problems.append(
+                    f"{one.name} and {other.name} both hold event {differing[0]}, and differ"
+                )
+    return problems
+
+
+def _digests(
+    folder: str, writer: str, name: str, first: int, last: int, store: Store
+) -> dict[int, int]:
+    source = WriterReader(folder, writer, start=first, store=store)
+    out: dict[int, int] = {}
+    for table in source.file(os.path.join(folder, name)):
+        for event in to_events(table):
+            if event.seq > last:
+                return out
+            out[event.seq] = digest(event)
+    return out
+
+
+def _blobs(folder: str, writer: str, store: Store) -> list[str]:
+    """Check every blob that an event names."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    problems: list[str] = []
+    checked: set[str] = set()
+    try:
+        for table in WriterReader(folder, writer, skip_missing=True, store=store).tables():
+            named = table.filter(pc.is_in(table.column("type"), pa.array(["table", "blob"])))
+            for seq, data in zip(
+                *(named.column(n).to_pylist() for n in ("seq", "data")), strict=True
+            ):
+                sha = str(loads(data).get("sha256", ""))
+                if sha not in checked:
+                    checked.add(sha)
+                    try:
+                        blobs.get(folder, sha, store)
+                    except IntegrityError as error:
+                        problems.append(f"event {seq} of {writer}: {error}")
+    except (EventlogError, ValueError, AttributeError, TypeError):
+        return problems  # reported with the writer
+    return problems
+
+
+__all__ = ["CORRUPT", "FORK", "MISSING", "OK", "TORN", "RunReport", "WriterReport", "verify"]

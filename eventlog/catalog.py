@@ -1,0 +1,148 @@
+"""Finding runs: all of a path, or the one that a user means."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import os
+from collections.abc import Iterator, Sequence
+
+from eventlog import runfile
+from eventlog.errors import EventlogError, FormatError, UsageError
+from eventlog.files import LOCAL, Files
+from eventlog.layout import PROJECT_PREFIX, RUN_FILE, RUN_PREFIX, default_journal
+from eventlog.runfile import RunFile
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A run and its folder. `journal` is the folder above its project."""
+
+    run: RunFile
+    folder: str
+    journal: str
+
+    @property
+    def label(self) -> str:
+        """``project/name``, as users write it."""
+        return f"{self.run.project}/{self.run.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """A run's folder whose ``run.json`` cannot be read."""
+
+    folder: str
+    error: EventlogError
+
+
+def find(path: str, files: Files = LOCAL) -> Iterator[Found | Unreadable]:
+    """Yield the runs of a journal, a project's folder or a run's folder, sorted by folder.
+
+    Raises
+    ------
+    UsageError
+        If there is no such folder, or it holds no journal.
+    """
+    path = os.path.abspath(path)
+    if not os.path.isdir(path):
+        what = "this is a file, not a journal" if os.path.exists(path) else "there is no journal"
+        raise UsageError(what, on=path, hint="give the folder that init printed, or a run's folder")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise UsageError("this folder may not be read", on=path)
+    if files.exists(os.path.join(path, RUN_FILE)):
+        yield _open(path, os.path.dirname(os.path.dirname(path)), files)
+        return
+    names = files.names(path)
+    if os.path.basename(path).startswith(PROJECT_PREFIX):
+        yield from _project(path, os.path.dirname(path), files)
+        return
+    projects = [n for n in names if n.startswith(PROJECT_PREFIX)]
+    if not projects and not _is_journal(names):
+        raise UsageError(
+            "there is no journal here", on=path, hint="give the folder that init printed"
+        )
+    for name in projects:
+        yield from _project(os.path.join(path, name), path, files)
+
+
+def _is_journal(names: Sequence[str]) -> bool:
+    return "README.txt" in names and ".gitignore" in names
+
+
+def _project(path: str, journal: str, files: Files) -> Iterator[Found | Unreadable]:
+    if not files.is_folder(path):
+        return
+    for name in files.names(path):
+        folder = os.path.join(path, name)
+        if name.startswith(RUN_PREFIX) and files.is_folder(folder):
+            yield _open(folder, journal, files)
+
+
+def _open(folder: str, journal: str, files: Files) -> Found | Unreadable:
+    try:
+        return Found(runfile.read(folder, files), folder, journal)
+    except EventlogError as error:
+        return Unreadable(folder, error)
+
+
+def find_all(
+    paths: Sequence[str], patterns: Sequence[str] = (), files: Files = LOCAL
+) -> tuple[list[Found], list[Unreadable]]:
+    """Return the runs of several paths (the default journal if none), each once.
+
+    `patterns` are globs of which one must match the run's id, name or ``project/name``.
+    """
+    found: dict[str, Found] = {}
+    unreadable: dict[str, Unreadable] = {}
+    for path in paths or [default_journal()]:
+        for item in find(path, files):
+            if isinstance(item, Unreadable):
+                unreadable[item.folder] = item
+            elif _matches(item, patterns):
+                found[item.folder] = item
+    return list(found.values()), list(unreadable.values())
+
+
+def _matches(item: Found, patterns: Sequence[str]) -> bool:
+    names = (item.run.id, item.run.name, item.label)
+    return not patterns or any(fnmatch.fnmatchcase(n, p) for p in patterns for n in names)
+
+
+def resolve(text: str, journal: str | None = None, files: Files = LOCAL) -> Found:
+    """Return the one run that a user means: a path, the start of an id, a name, project/name.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or more than one: the candidates are named.
+    FormatError
+        If the run is there and cannot be read.
+    """
+    if os.path.isdir(text):
+        here = list(find(text, files))
+    else:
+        where = journal or default_journal()
+        everything = list(find(where, files))
+        here = [
+            item
+            for item in everything
+            if isinstance(item, Found)
+            and (item.run.id.startswith(text) or text in (item.run.name, item.label))
+        ]
+        exact = [item for item in here if isinstance(item, Found) and item.run.id == text]
+        here = list(exact or here)
+        if not here:
+            raise UsageError(
+                f"no run is called {text!r}", on=os.path.abspath(where), hint="eventlog ls"
+            )
+    if len(here) != 1:
+        labels = ", ".join(
+            f"{item.run.id} ({item.label})" if isinstance(item, Found) else item.folder
+            for item in here[:8]
+        )
+        raise UsageError(f"{text!r} means {len(here)} runs: {labels}", hint="give more of the id")
+    (item,) = here
+    if isinstance(item, Unreadable):
+        raise FormatError(item.error.what, on=item.error.on, hint=item.error.hint)
+    return item

@@ -1,0 +1,1 @@
+"""The ``eventlog`` command: data to stdout, talk to stderr, documented exit codes."""

@@ -1,0 +1,270 @@
+"""Commands that need a journal and nothing else: ls, show, seal, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from typing import Any
+
+import click
+
+from eventlog import audit
+from eventlog.catalog import Found, Unreadable, find_all, resolve
+from eventlog.cli import output
+from eventlog.errors import EventlogError, worst
+from eventlog.event import CONFIG, DEFINITION, METRIC, NOTE, SUMMARY, TAG
+from eventlog.frame import to_events
+from eventlog.glance import Glance, glance
+from eventlog.reader import WriterReader
+from eventlog.seal import seal as seal_run
+from eventlog.views import NAMES, Effective, open_view
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+_run = click.option(
+    "--run",
+    "patterns",
+    multiple=True,
+    metavar="GLOB",
+    help="Only runs of this id, name or project/name.",
+)
+_paths = click.argument("paths", nargs=-1, metavar="[PATH]...")
+
+
+@click.command()
+@_paths
+@_run
+@_json
+def ls(paths: tuple[str, ...], patterns: tuple[str, ...], as_json: bool) -> int:
+    """List the runs of journals (by default ./eventlog-data or EVENTLOG_DIR)."""
+    found, bad = find_all(paths, patterns)
+    seen = [(item, glance(item.folder)) for item in found]
+    if as_json:
+        output.print_json([_summary(item, look) for item, look in seen])
+    elif not found and not bad:
+        output.say("no runs")
+    else:
+        rows = [
+            [
+                item.run.id[:16],
+                item.run.project,
+                item.run.name,
+                look.status,
+                len(look.attempts),
+                "-" if look.last_step is None else look.last_step,
+                look.events,
+                look.points,
+                output.when(look.start),
+                output.when(look.last),
+            ]
+            for item, look in seen
+        ]
+        names = ["ID", "PROJECT", "NAME", "STATE", "ATTEMPTS", "STEP", "EVENTS", "POINTS"]
+        output.print_table([*names, "STARTED (UTC)", "LAST EVENT"], rows)
+    return _report_unreadable(bad)
+
+
+def _report_unreadable(bad: list[Unreadable]) -> int:
+    for item in bad:
+        output.say(output.safe(f"{item.folder}: {item.error}"))
+    return worst([item.error.exit_code for item in bad])
+
+
+def _summary(item: Found, look: Glance) -> dict[str, Any]:
+    fields = dataclasses.asdict(look)
+    return {**dataclasses.asdict(item.run), "folder": item.folder, **fields}
+
+
+@click.command()
+@click.argument("run")
+@click.option("--journal", metavar="PATH", help="Where to look for RUN.")
+@click.option("--view", type=click.Choice(NAMES), default="effective", show_default=True)
+@click.option("--last", default=10, show_default=True, help="How many of the last events to show.")
+@click.option("--key", "keys", multiple=True, help="Only metrics of this name.")
+@_json
+def show(
+    run: str, journal: str | None, view: str, last: int, keys: tuple[str, ...], as_json: bool
+) -> int:
+    """Show one run: how it stands, its attempts, config, summary and last events.
+
+    RUN is a path, the start of an id, a name, or project/name.
+    """
+    item = resolve(run, journal)
+    look = glance(item.folder)
+    chosen = open_view(item.folder, view)
+    told = _tell(item, chosen, last, keys)
+    if as_json:
+        output.print_json(output.plain({**_summary(item, look), "view": view, **told}))
+        return 0
+    head = [
+        ("run", f"{item.label}  ({item.run.id})"),
+        ("folder", item.folder),
+        ("state", look.status + ("" if look.exit_code is None else f" (exit {look.exit_code})")),
+        ("owner", look.owner),
+        ("started", output.when(look.start)),
+        ("last event", output.when(look.last)),
+        ("events", f"{look.events} by {len(look.writers)} writers"),
+        ("points", f"{look.points} in all, {told['points']} in view {view}"),
+        ("tags", ", ".join(told["tags"])),
+    ]
+    for name, text in head:
+        if text:
+            print(f"{name:<12}{output.safe(text)}")
+    _print_attempts(look, chosen)
+    for kind in (CONFIG, SUMMARY):
+        for key, value in told[kind].items():
+            print(f"{kind:<12}{output.safe(key)} = {output.short(value)}")
+    if told["last"]:
+        print()
+        rows = [
+            [
+                e["writer"],
+                e["seq"],
+                "-" if e["step"] is None else e["step"],
+                output.when(e["time"]),
+                output.short(
+                    ", ".join(f"{k}={output.short(v, 24)}" for k, v in e["metrics"].items()), 90
+                ),
+            ]
+            for e in told["last"]
+        ]
+        output.print_table(["WRITER", "SEQ", "STEP", "TIME (UTC)", "METRICS"], rows)
+    return 0
+
+
+def _print_attempts(look: Glance, view: object) -> None:
+    for attempt in look.attempts:
+        text = f"{attempt.ordinal}: started {output.when(attempt.start)}, {attempt.evidence}"
+        events = sum(look.writers.get(w, 0) for w in attempt.writers)
+        text += f", {events} events"
+        if isinstance(view, Effective):
+            restart = view.restarts.get(attempt.key)
+            if restart is not None and restart.how == "fresh":
+                text += ", a fresh start: it supersedes only the points that it logged again"
+            elif restart is not None and restart.step is not None:
+                text += f", starts again at step {restart.step} ({restart.how})"
+            side = [a.ordinal for a, b in view.parallel if b.key == attempt.key]
+            if side:
+                text += f", beside attempt {', '.join(map(str, side))}: supersedes nothing of it"
+        print(f"{'attempt':<12}{text}")
+
+
+def _tell(item: Found, view: Any, last: int, keys: tuple[str, ...]) -> dict[str, Any]:
+    told: dict[str, Any] = {CONFIG: {}, SUMMARY: {}, DEFINITION: {}, NOTE: {}, "points": 0}
+    tags: dict[str, bool] = {}
+    tail: deque[dict[str, Any]] = deque(maxlen=max(last, 0))
+    for attempt in glance(item.folder).attempts:
+        for writer in attempt.writers:
+            for table in WriterReader(item.folder, writer, skip_missing=True).tables():
+                for event in to_events(view.rows(writer, table)):
+                    metrics = {}
+                    for row in event.rows:
+                        if row.kind == METRIC:
+                            told["points"] += 1
+                            if not keys or row.key in keys:
+                                metrics[row.key] = row.value
+                        elif row.kind == TAG:
+                            tags[row.key] = bool(row.value)
+                        elif row.kind in told:
+                            told[row.kind][row.key] = row.value
+                    if metrics:
+                        place = {"writer": writer, "seq": event.seq, "step": event.step}
+                        tail.append({**place, "time": event.time, "metrics": metrics})
+    told["tags"] = sorted(tag for tag, there in tags.items() if there)
+    told["last"] = list(tail)
+    return told
+
+
+@click.command()
+@_paths
+@_run
+@click.option(
+    "--abandoned",
+    is_flag=True,
+    help="Also seal what no process writes to any more, on any machine: you know, we cannot see it.",
+)
+@_json
+def seal(paths: tuple[str, ...], patterns: tuple[str, ...], abandoned: bool, as_json: bool) -> int:
+    """Turn closed segments into Parquet: the same rows, a tenth of the size."""
+    found, bad = find_all(paths, patterns)
+    out = []
+    failed: list[int] = []
+    with output.progress("sealing", quiet=as_json) as bar:
+        for i, item in enumerate(found):
+            bar(i, len(found))
+            try:
+                done = seal_run(item.folder, abandoned=abandoned)
+            except (OSError, EventlogError) as error:
+                output.say(output.safe(f"{item.label}: {error}"))
+                failed.append(error.exit_code if isinstance(error, EventlogError) else 1)
+                continue
+            out.append({**dataclasses.asdict(item.run), **dataclasses.asdict(done)})
+    if as_json:
+        output.print_json(out)
+    else:
+        rows = [
+            [r["id"][:16], r["name"], len(r["files"]), r["events"], r["removed"], len(r["kept"])]
+            for r in out
+        ]
+        output.print_table(["ID", "NAME", "SEALED", "EVENTS", "REMOVED", "KEPT"], rows)
+    return _codes([*failed, _report_unreadable(bad)], some=bool(out))
+
+
+@click.command()
+@_paths
+@_run
+@click.option(
+    "--require",
+    type=click.Choice(["complete"]),
+    help="Fail unless every writer declared how many events it has, and has them.",
+)
+@_json
+def verify(
+    paths: tuple[str, ...], patterns: tuple[str, ...], require: str | None, as_json: bool
+) -> int:
+    """Read every byte of runs: checksums, gaps, forks, blobs. Exit 4 if something is wrong.
+
+    A torn tail, or a run that has not ended, is no failure: what was acknowledged is there.
+    """
+    found, bad = find_all(paths, patterns)
+    reports = []
+    with output.progress("verifying", quiet=as_json) as bar:
+        for i, item in enumerate(found):
+            bar(i, len(found))
+            reports.append((item, audit.verify(item.folder)))
+    code = 0
+    for _item, report in reports:
+        if report.failed or (require and report.complete != "complete"):
+            code = 4
+    if as_json:
+        output.print_json(
+            [{**dataclasses.asdict(i.run), **dataclasses.asdict(r)} for i, r in reports]
+        )
+    else:
+        rows = [
+            [
+                i.run.id[:16],
+                i.label,
+                r.verdict,
+                r.complete,
+                len(r.writers),
+                sum(w.events for w in r.writers),
+                sum(len(w.files) for w in r.writers),
+            ]
+            for i, r in reports
+        ]
+        output.print_table(["ID", "RUN", "VERDICT", "COMPLETE", "WRITERS", "EVENTS", "FILES"], rows)
+    for item, report in reports:
+        for problem in [*report.problems, *(p for w in report.writers for p in w.problems)]:
+            output.say(output.safe(f"{item.label}: {problem}"))
+    return worst([code, _report_unreadable(bad)])
+
+
+def _codes(codes: list[int], *, some: bool) -> int:
+    """Return the exit code of several runs: partial if some did well and others did not."""
+    bad = [code for code in codes if code]
+    if bad and some and worst(bad) not in (4, 5):
+        return 3
+    return worst(bad)
+
+
+ALL = (ls, show, seal, verify)

@@ -1,0 +1,120 @@
+"""What commands print: tables or JSON on stdout, talk and progress on stderr."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+def say(text: str) -> None:
+    """Talk to the user."""
+    print(f"eventlog: {text}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Print data for programs."""
+    print(json.dumps(value, indent=1, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print data for people: columns are as wide as they need, numbers stand at the right."""
+    cells = [[safe(str(cell)) for cell in row] for row in rows]
+    widths = [max([len(c), *(len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
+    right = [
+        bool(rows) and all(isinstance(r[i], (int, float)) for r in rows)
+        for i in range(len(columns))
+    ]
+    bold, plain = ("\x1b[1m", "\x1b[0m") if _coloured() else ("", "")
+    print(f"{bold}{_line(list(columns), widths, right)}{plain}")
+    for row in cells:
+        print(_line(row, widths, right))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
+    return "  ".join(parts).rstrip()
+
+
+def safe(text: str) -> str:
+    """Return `text` with control characters escaped: names come from other people's journals."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def when(nanoseconds: int | None) -> str:
+    """Return a time in UTC to the second."""
+    if not nanoseconds:
+        return "-"
+    try:
+        stamp = dt.datetime.fromtimestamp(nanoseconds / 1e9, dt.timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return str(nanoseconds)
+    return stamp.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def short(value: object, width: int = 60) -> str:
+    """Return a value on one line of at most `width` characters."""
+    text = safe(value if isinstance(value, str) else repr(value))
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+#: Called with (done, total).
+Bar = Callable[[int, int], None]
+
+
+@contextmanager
+def progress(label: str, *, quiet: bool = False) -> Iterator[Bar]:
+    """Show how far something is: a bar with rate and time left on a terminal, nothing elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(show_speed=True),
+        MofNCompleteColumn(),
+        TextColumn("events"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(safe(label), total=None)
+
+        def bar(done: int, total: int) -> None:
+            shown.update(task, completed=done, total=total)
+
+        yield bar
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: what is no JSON becomes text."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and value - value != 0.0:
+        return str(value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(value, "size", 2) == 1:
+        return plain(item())
+    return str(value)

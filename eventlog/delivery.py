@@ -1,0 +1,255 @@
+"""What was delivered: the formats of cursor and ledger, kept apart from the journal.
+
+::
+
+    <state>/<target>/<project>/<run id>/
+        cursor.json                how far the target is proven to hold each writer
+        <writer>-<n>.arrows        the ledger: an ordinary writer of the journal's own format
+
+A *cursor* is a hint that saves work: identity and read-back decide what a target holds. It is
+bound to the journal by the digest (`eventlog.event.digest`) of the event it stands at, so that a
+journal which was restored or changed under it is noticed.
+
+The *ledger* has events of the kinds ``delivery`` (a batch was confirmed), ``mapping`` (a rule
+changed values of a key), ``quarantine`` (an event that the target will never take) and ``note``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from eventlog.errors import FormatError, JournalError
+from eventlog.event import NOTE, make_rows
+from eventlog.files import LOCAL, Files
+from eventlog.journal import Options, Writer
+from eventlog.layout import escape
+from eventlog.reader import WriterReader, listing
+from eventlog.segment import FORMAT, check_format
+
+DELIVERY, MAPPING, QUARANTINE = "delivery", "mapping", "quarantine"
+CURSOR_FILE = "cursor.json"
+DEFAULT_STATE = "_replay"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """How far one writer is with one target.
+
+    Attributes
+    ----------
+    acked:
+        How many events, counted from seq 0, are settled: confirmed, superseded or quarantined.
+    attempted:
+        How many may have reached the target: never less than `acked`.
+    crc:
+        The digest of event ``acked - 1``.
+    step, time:
+        The last step and time of what was settled, for people.
+    """
+
+    acked: int = 0
+    attempted: int = 0
+    crc: int = 0
+    step: int | None = None
+    time: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cursor:
+    """How far a run is with a target."""
+
+    run: str
+    project: str
+    kind: str
+    address: str
+    known_as: str | None = None
+    rules: str = ""
+    state: str = ""
+    synced: int = 0
+    writers: dict[str, Mark] = dataclasses.field(default_factory=dict)
+    quarantined: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+
+    def mark(self, writer: str) -> Mark:
+        """Return how far a writer is."""
+        return self.writers.get(writer, Mark())
+
+    def with_mark(self, writer: str, mark: Mark) -> Cursor:
+        """Return the cursor with one writer moved."""
+        return dataclasses.replace(self, writers={**self.writers, writer: mark})
+
+    def with_quarantined(self, writer: str, seqs: list[int]) -> Cursor:
+        """Return the cursor with more events in quarantine."""
+        there = self.quarantined.get(writer, [])
+        known = {**self.quarantined, writer: sorted({*there, *seqs})}
+        return dataclasses.replace(self, quarantined=known)
+
+
+def state_folder(journal: str, given: str | None = None) -> str:
+    """Return the folder of the replay side's state: given, ``EVENTLOG_STATE``, ``_replay`` in the
+    journal where that can be written, else a folder of this user for this journal.
+    """
+    told = given or os.environ.get("EVENTLOG_STATE")
+    if told:
+        return os.path.abspath(told)
+    inside = os.path.join(os.path.abspath(journal), DEFAULT_STATE)
+    probe = inside if os.path.isdir(inside) else os.path.dirname(inside)
+    if os.access(probe, os.W_OK | os.X_OK):
+        return inside
+    home = os.environ.get("XDG_STATE_HOME") or os.path.join(
+        os.path.expanduser("~"),
+        "Library/Application Support" if sys.platform == "darwin" else ".local/state",
+    )
+    mark = f"{zlib.crc32(os.path.abspath(journal).encode()):08x}"
+    return os.path.join(home, "eventlog", f"{os.path.basename(os.path.abspath(journal))}-{mark}")
+
+
+class Delivery:
+    """Cursor and ledger of one run and one target."""
+
+    def __init__(
+        self,
+        state: str,
+        *,
+        kind: str,
+        address: str,
+        project: str,
+        run: str,
+        files: Files = LOCAL,
+    ) -> None:
+        self.files = files
+        self.run, self.project, self.kind, self.address = run, project, kind, address
+        target = escape(f"{kind}:{address}")
+        self.folder = os.path.join(state, target, escape(project), escape(run))
+        self._ledger: Writer | None = None
+
+    # ---------------------------------------------------------------- cursor
+
+    def load(self) -> tuple[Cursor, bool]:
+        """Return the cursor, and whether one was there (a damaged one was not: identity and
+        read-back make up for it).
+
+        Raises
+        ------
+        FormatError
+            If it is of a newer major version.
+        """
+        empty = Cursor(self.run, self.project, self.kind, self.address)
+        try:
+            text = self.files.read(os.path.join(self.folder, CURSOR_FILE))
+            cursor = parse_cursor(text)
+        except FileNotFoundError:
+            return empty, False
+        except FormatError as error:
+            if error.hint:
+                raise
+            return empty, False
+        same = (cursor.run, cursor.project) == (self.run, self.project)
+        return (cursor, True) if same else (empty, False)
+
+    def save(self, cursor: Cursor) -> None:
+        """Put the cursor in place, durable. Raises `OSError`."""
+        self.prepare()
+        path = os.path.join(self.folder, CURSOR_FILE)
+        self.files.write_whole(path, cursor_bytes(cursor))
+
+    def prepare(self) -> None:
+        """Create the folder, readable by its owner only: it holds addresses."""
+        if not os.path.isdir(self.folder):
+            self.files.make_folder(self.folder)
+            os.chmod(self.folder, 0o700)
+
+    # ---------------------------------------------------------------- ledger
+
+    def record(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Append one event to the ledger."""
+        if self._ledger is None:
+            self.prepare()
+            identity = {"project": self.project, "target": f"{self.kind}:{self.address}"}
+            options = Options(durability="os")
+            self._ledger = Writer(
+                self.folder, self.run, identity, options=options, files=self.files
+            )
+        rows, refused = make_rows(kind, fields.items())
+        if refused:
+            rows += make_rows(NOTE, [("refused", "; ".join(refused))])[0]
+        self._ledger.append_rows(rows, None)
+
+    def sync_ledger(self) -> None:
+        """Make the ledger durable; called before the cursor moves over what it tells."""
+        if self._ledger is not None:
+            try:
+                self._ledger.commit()
+            except JournalError as error:
+                raise OSError(5, f"the ledger cannot be written: {error}", self.folder) from error
+
+    def close(self) -> None:
+        """Close the ledger's segment."""
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+
+    def ledger(self) -> Iterator[dict[str, Any]]:
+        """Yield the ledger's events as dicts with ``time`` (nanoseconds) and ``kind``, in order of
+        time.
+        """
+        found = []
+        for writer in listing(self.folder, self.files).writers:
+            reader = WriterReader(self.folder, writer, skip_missing=True, store=self.files)
+            for event in reader.events():
+                fields = {row.key: row.value for row in event.rows}
+                found.append({"time": event.time, "kind": event.rows[0].kind, **fields})
+        yield from sorted(found, key=lambda fields: fields["time"])
+
+
+def cursor_bytes(cursor: Cursor) -> bytes:
+    """Return a cursor file's content."""
+    fields = dataclasses.asdict(cursor)
+    fields["synced"] = cursor.synced or time.time_ns()
+    text = json.dumps({"format": FORMAT, **fields}, sort_keys=True, separators=(",", ":"))
+    return json.dumps({"crc32": f"{zlib.crc32(text.encode()):08x}", "cursor": text}).encode()
+
+
+def parse_cursor(content: bytes) -> Cursor:
+    """Read a cursor file.
+
+    Raises
+    ------
+    FormatError
+        If it is damaged (without a hint), or of a newer major version (with one).
+    """
+    try:
+        outer = json.loads(content)
+        text = outer["cursor"]
+        if f"{zlib.crc32(text.encode()):08x}" != outer["crc32"]:
+            raise FormatError("a cursor's checksum does not hold")
+        fields = json.loads(text)
+        check_format(str(fields.pop("format")))
+        known = {field.name for field in dataclasses.fields(Cursor)}
+        fields = {key: value for key, value in fields.items() if key in known}
+        names = {field.name for field in dataclasses.fields(Mark)}
+        fields["writers"] = {
+            writer: Mark(**{k: v for k, v in mark.items() if k in names})
+            for writer, mark in fields["writers"].items()
+        }
+        return Cursor(**fields)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"a cursor cannot be read ({error!r})") from error
+
+
+def deliveries(state: str, files: Files = LOCAL) -> Iterator[Cursor]:
+    """Yield every cursor of a state folder; what cannot be read is left out."""
+    for target in files.names(state):
+        for project in files.names(os.path.join(state, target)):
+            for run in files.names(os.path.join(state, target, project)):
+                path = os.path.join(state, target, project, run, CURSOR_FILE)
+                try:
+                    yield parse_cursor(files.read(path))
+                except (OSError, FormatError):
+                    continue

@@ -1,0 +1,126 @@
+"""A run at a glance: how it stands, its attempts, how much it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from eventlog.attempts import Attempt, attempts
+from eventlog.event import METRIC, STATE
+from eventlog.files import LOCAL, Store
+from eventlog.identity import provably_gone
+from eventlog.reader import WriterReader, headers
+from eventlog.value import decode
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RUNNING, UNKNOWN = "running", "unknown"
+
+
+@dataclasses.dataclass(frozen=True)
+class Glance:
+    """What `glance` saw.
+
+    Attributes
+    ----------
+    status:
+        ``running``, ``finished``, ``failed``, ``closed`` (its process ended and said no more) or
+        ``unknown`` (its process is gone without a word), of the last attempt.
+    ended:
+        The time of its last words, in nanoseconds since 1970 UTC; None while it runs.
+    start, last:
+        Times of the first attempt's start and of the last event.
+    events, points:
+        Events of all kinds, and rows of metrics.
+    writers:
+        Events by writer.
+    """
+
+    status: str
+    exit_code: int | None
+    ended: int | None
+    start: int
+    last: int
+    last_step: int | None
+    events: int
+    points: int
+    writers: dict[str, int]
+    attempts: tuple[Attempt, ...]
+    owner: str = ""
+
+
+@dataclasses.dataclass
+class _Seen:
+    events: int = 0
+    points: int = 0
+    last: int = 0
+    last_step: int | None = None
+    status: str = RUNNING
+    exit_code: int | None = None
+    ended: int | None = None
+
+
+def glance(folder: str, store: Store = LOCAL) -> Glance:
+    """Read a run once and sum it up."""
+    parts = headers(folder, store)
+    found = attempts(parts)
+    seen = {writer: _look(folder, writer, store) for writer in parts}
+    status, exit_code, ended = RUNNING, None, None
+    if found:
+        group = [seen[w] for w in found[-1].writers if w in seen]
+        spoke = [s for s in group if s.ended is not None]
+        if spoke:
+            final = max(spoke, key=lambda s: s.ended or 0)
+            status, exit_code, ended = final.status, final.exit_code, final.ended
+        elif all(provably_gone(parts[w][-1].identity) for w in found[-1].writers):
+            status = UNKNOWN
+            ended = max((s.last for s in group), default=0)
+    owners = [str(p.identity.get("owner", "")) for ps in parts.values() for p in ps[:1]]
+    steps = [s.last_step for s in seen.values() if s.last_step is not None]
+    return Glance(
+        status=status,
+        exit_code=exit_code,
+        ended=ended,
+        start=min((a.start for a in found), default=0),
+        last=max((s.last for s in seen.values()), default=0),
+        last_step=max(steps, default=None),
+        events=sum(s.events for s in seen.values()),
+        points=sum(s.points for s in seen.values()),
+        writers={w: s.events for w, s in seen.items()},
+        attempts=tuple(found),
+        owner=owners[0] if owners else "",
+    )
+
+
+def _look(folder: str, writer: str, store: Store) -> _Seen:
+    seen = _Seen()
+    for table in WriterReader(folder, writer, skip_missing=True, store=store).tables():
+        _count(seen, table)
+    return seen
+
+
+def _count(seen: _Seen, table: pa.Table) -> None:
+    import pyarrow.compute as pc
+
+    seqs = table.column("seq")
+    seen.events += seqs[-1].as_py() - seqs[0].as_py() + 1
+    kinds = table.column("kind")
+    seen.points += pc.sum(pc.equal(kinds, METRIC)).as_py() or 0
+    seen.last = max(seen.last, pc.max(table.column("time").cast("int64")).as_py())
+    step = pc.max(table.column("step")).as_py()
+    if step is not None:
+        seen.last_step = step if seen.last_step is None else max(step, seen.last_step)
+    states = table.filter(pc.equal(kinds, STATE))
+    times = states.column("time").cast("int64").to_pylist()
+    for time, row in zip(times, states.drop_columns(["time"]).to_pylist(), strict=True):
+        _state(seen, time, row)
+
+
+def _state(seen: _Seen, time: int, row: dict[str, Any]) -> None:
+    value = decode(row["type"], row["num"], row["data"])
+    if row["key"] == "state" and isinstance(value, str):
+        seen.status = value
+        seen.ended = None if value == RUNNING else time
+    elif row["key"] == "exit_code":
+        seen.exit_code = value if isinstance(value, int) else None

@@ -1,0 +1,321 @@
+"""Views of a run: which of its rows count as its history.
+
+* ``all``: everything that was logged.
+* ``effective``: without what a later attempt superseded.
+* ``as-of`` a time: what had been logged by then, by the writers' clocks.
+
+**What is superseded.** Only metrics that have a step, and only by an attempt that provably started
+after theirs had ended (`eventlog.attempts.follows`). Superseding too much loses data and is the
+worse mistake, so:
+
+* a point whose key the later attempt logged again at the same step is superseded;
+* a point at a step *beyond* the one where the later attempt starts again is superseded once that
+  attempt has logged a later step;
+* everything else stays, and what is superseded stays in the journal for ever.
+
+**Where an attempt starts again**: what was said outright (`Run.rewind`, ``EVENTLOG_RESUME_STEP``);
+else what the data show. Of the steps that a writer of the attempt logged, in the order in which
+they first appear, it is the first that is believed. A step is believed if the writer goes on to a
+higher one, and the earlier attempts have no point in between, of a key logged there, that the
+attempt left out: who logs something at step 0 and goes on at 801 did not train from step 0. An
+attempt that starts at or before the first step of its past is a fresh start: it supersedes only
+the points that it logs again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import TYPE_CHECKING, Any, Protocol
+
+from eventlog.attempts import Attempt, attempts, follows
+from eventlog.errors import UsageError
+from eventlog.event import METRIC, STATE
+from eventlog.files import LOCAL, Store
+from eventlog.reader import WriterReader, headers
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+NAMES = ("effective", "all")
+
+
+class View(Protocol):
+    """Filters the rows of one writer."""
+
+    @property
+    def name(self) -> str:
+        """``all``, ``effective`` or ``as-of``."""
+
+    def rows(self, writer: str, table: pa.Table) -> pa.Table:
+        """Return the rows of `table` that belong to the view, in order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class All:
+    """Every row."""
+
+    name: str = "all"
+
+    def rows(self, writer: str, table: pa.Table) -> pa.Table:  # noqa: ARG002 - the protocol's
+        return table
+
+
+@dataclasses.dataclass(frozen=True)
+class AsOf:
+    """Every row logged by a time, in nanoseconds since 1970 UTC."""
+
+    time: int
+    name: str = "as-of"
+
+    def rows(self, writer: str, table: pa.Table) -> pa.Table:  # noqa: ARG002 - the protocol's
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        limit = pa.scalar(self.time, pa.timestamp("ns", "UTC"))
+        return table.filter(pc.less_equal(table.column("time"), limit))
+
+
+@dataclasses.dataclass
+class _Trace:
+    """What the steps of one attempt were."""
+
+    last_time: int = 0
+    points: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    order: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    keys_at: dict[str, dict[int, set[str]]] = dataclasses.field(default_factory=dict)
+    rewinds: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
+
+    def steps(self, key: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the sorted steps at which a key was logged."""
+        import numpy as np
+
+        parts = self.points.get(key, [])
+        if len(parts) != 1:
+            whole = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+            self.points[key] = parts = [whole]
+        return parts[0]  # type: ignore[no-any-return]
+
+    def span(self) -> tuple[int, int] | None:
+        """Return the lowest and the highest step, None if there is none."""
+        ends = [self.steps(key) for key in self.points]
+        ends = [steps for steps in ends if len(steps)]
+        if not ends:
+            return None
+        return min(int(s[0]) for s in ends), max(int(s[-1]) for s in ends)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restart:
+    """Where an attempt starts again.
+
+    `step` is None where no step is believed; `how` is ``stated``, ``data``, ``fresh`` (it
+    supersedes only what it logs again), or ``none``.
+    """
+
+    step: int | None
+    how: str
+
+
+@dataclasses.dataclass
+class Effective:
+    """The history without what a later attempt superseded.
+
+    Attributes
+    ----------
+    attempts:
+        In order.
+    restarts:
+        By attempt key: where each attempt that follows others starts again.
+    parallel:
+        Pairs of attempts (earlier, later) of which none provably ended before the other began:
+        neither supersedes anything of the other.
+    """
+
+    attempts: list[Attempt]
+    restarts: dict[str, Restart] = dataclasses.field(default_factory=dict)
+    parallel: list[tuple[Attempt, Attempt]] = dataclasses.field(default_factory=list)
+    name: str = "effective"
+    _limits: dict[str, int] = dataclasses.field(default_factory=dict)
+    _again: dict[str, list[_Trace]] = dataclasses.field(default_factory=dict)
+    _rewinds: dict[str, list[tuple[int, int]]] = dataclasses.field(default_factory=dict)
+    _attempt_of: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def rows(self, writer: str, table: pa.Table) -> pa.Table:
+        mask = self.superseded(writer, table)
+        if mask is None or not mask.any():
+            return table
+        import pyarrow as pa
+
+        return table.filter(pa.array(~mask))
+
+    def superseded(self, writer: str, table: pa.Table) -> Any:
+        """Return a boolean array, True where a row is superseded; None if none can be."""
+        import numpy as np
+
+        key = self._attempt_of.get(writer, "")
+        limit = self._limits.get(key)
+        later = self._again.get(key, [])
+        rewinds = self._rewinds.get(writer, [])
+        if limit is None and not later and not rewinds:
+            return None
+        has_step, steps = _steps(table)
+        mask = np.zeros(table.num_rows, bool)
+        if limit is not None:
+            mask |= steps > limit
+        for seq, step in rewinds:
+            mask |= (table.column("seq").to_numpy() < seq) & (steps > step)
+        if later:
+            self._logged_again(table, steps, later, mask)
+        return mask & has_step
+
+    @staticmethod
+    def _logged_again(table: pa.Table, steps: Any, later: list[_Trace], mask: Any) -> None:
+        import numpy as np
+
+        codes, words = _codes(table)
+        for code, word in enumerate(words):
+            arrays = [trace.steps(word) for trace in later if word in trace.points]
+            if not arrays:
+                continue
+            rows = np.flatnonzero(codes == code)
+            for array in arrays:
+                mask[rows] |= np.isin(steps[rows], array)
+
+
+def open_view(folder: str, name: str = "effective", store: Store = LOCAL) -> View:
+    """Return the view of that name of a run; for several attempts ``effective`` reads it once.
+
+    Raises
+    ------
+    UsageError
+        If there is no view of that name.
+    """
+    if name == "all":
+        return All()
+    if name != "effective":
+        raise UsageError(f"there is no view {name!r}, only {', '.join(NAMES)}")
+    return effective(folder, store)
+
+
+def effective(folder: str, store: Store = LOCAL) -> Effective:
+    """Find out what later attempts superseded."""
+    found = attempts(headers(folder, store))
+    view = Effective(found, _attempt_of={w: a.key for a in found for w in a.writers})
+    traces = {a.key: _trace(folder, a, store) for a in found}
+    for i, later in enumerate(found):
+        trace = traces[later.key]
+        for writer, seq, step in trace.rewinds:
+            view._rewinds.setdefault(writer, []).append((seq, step))
+        past = []
+        for earlier in found[:i]:
+            if follows(later, earlier, traces[earlier.key].last_time):
+                past.append(earlier)
+            else:
+                view.parallel.append((earlier, later))
+        if past:
+            restart = _restart(trace, [traces[a.key] for a in past])
+            view.restarts[later.key] = restart
+            for earlier in past:
+                view._again.setdefault(earlier.key, []).append(trace)
+                if restart.how in ("stated", "data") and restart.step is not None:
+                    limit = view._limits.get(earlier.key, restart.step)
+                    view._limits[earlier.key] = min(limit, restart.step)
+    return view
+
+
+def _restart(trace: _Trace, past: list[_Trace]) -> Restart:
+    ends = trace.span()
+    stated = [step for _writer, _seq, step in trace.rewinds]
+    if stated:
+        step = min(stated)
+        logged_later = ends is not None and ends[1] > step
+        return Restart(step, "stated") if logged_later else Restart(step, "none")
+    starts = [_believed(trace, writer, past) for writer in trace.order]
+    known = [step for step in starts if step is not None]
+    if not known:
+        return Restart(None, "none")
+    step = min(known)
+    first = min((ends[0] for ends in (t.span() for t in past) if ends), default=None)
+    return Restart(step, "fresh" if first is None or step <= first else "data")
+
+
+def _believed(trace: _Trace, writer: str, past: list[_Trace]) -> int | None:
+    """Return the first step of a writer that its next one and the past do not contradict."""
+    order = trace.order[writer]
+    for here, after in itertools.pairwise(order):
+        if after <= here:
+            continue
+        keys = trace.keys_at[writer].get(after, set())
+        if not any(_left_out(trace, other, key, here, after) for key in keys for other in past):
+            return here
+    return None
+
+
+def _left_out(trace: _Trace, past: _Trace, key: str, here: int, after: int) -> bool:
+    """Return whether the past has a point of `key` between two steps that the attempt has not."""
+    import numpy as np
+
+    if key not in past.points:
+        return False
+    steps = past.steps(key)
+    between = steps[np.searchsorted(steps, here, "right") : np.searchsorted(steps, after, "left")]
+    return bool(len(between)) and not np.isin(between, trace.steps(key)).all()
+
+
+#: Of how many steps at the start of a writer the keys are remembered.
+_REMEMBERED = 1000
+
+
+def _trace(folder: str, attempt: Attempt, store: Store) -> _Trace:
+    trace = _Trace()
+    for writer in attempt.writers:
+        reader = WriterReader(folder, writer, skip_missing=True, store=store)
+        seen: dict[int, None] = {}
+        for table in reader.tables():
+            _note(trace, writer, table, seen)
+        trace.order[writer] = list(seen)
+    return trace
+
+
+def _note(trace: _Trace, writer: str, table: pa.Table, seen: dict[int, None]) -> None:
+    import numpy as np
+    import pyarrow.compute as pc
+
+    trace.last_time = max(trace.last_time, int(pc.max(table.column("time").cast("int64")).as_py()))
+    has_step, steps = _steps(table)
+    codes, words = _codes(table)
+    for code, word in enumerate(words):
+        mine = steps[(codes == code) & has_step]
+        if len(mine):
+            trace.points.setdefault(word, []).append(np.unique(mine))
+            if len(trace.points[word]) > 64:
+                trace.steps(word)
+    keys_at = trace.keys_at.setdefault(writer, {})
+    if len(seen) < _REMEMBERED:
+        for step, code in zip(steps[has_step].tolist(), codes[has_step].tolist(), strict=True):
+            seen.setdefault(step)
+            keys_at.setdefault(step, set()).add(words[code])
+            if len(seen) >= _REMEMBERED:
+                break
+    stated = pc.and_(pc.equal(table.column("kind"), STATE), pc.equal(table.column("key"), "rewind"))
+    for row in table.filter(stated).select(["seq", "num"]).to_pylist():
+        if row["num"] is not None:
+            trace.rewinds.append((writer, row["seq"], int(row["num"])))
+
+
+def _steps(table: pa.Table) -> tuple[Any, Any]:
+    """Return which rows are metrics with a step, and the steps (0 where there is none)."""
+    import pyarrow.compute as pc
+
+    column = table.column("step")
+    metric = pc.equal(table.column("kind"), METRIC)
+    has = pc.and_(metric, column.is_valid()).to_numpy()
+    return has, pc.fill_null(column, 0).to_numpy()
+
+
+def _codes(table: pa.Table) -> tuple[Any, list[str]]:
+    """Return the keys as numbers, and what the numbers stand for."""
+    encoded = table.column("key").combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()

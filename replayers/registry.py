@@ -1,0 +1,127 @@
+"""From what a user types after ``--to`` to a target.
+
+``mlflow``, ``trackio`` and ``wandb`` take address and credentials from the variables of their own
+ecosystem; ``mlflow:http://host:5000`` or ``trackio:./folder`` say the address; a name stands for a
+section ``[targets.<name>]`` of ``eventlog.toml``. Other packages add kinds by the entry point
+group ``eventlog.targets``: a callable that takes the address ("" if none was said) and a
+`ReadBlob`, and returns a `replayers.target.Target`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from eventlog.errors import UsageError
+
+if TYPE_CHECKING:
+    from replayers.target import RunInfo, Target
+
+#: Returns the content of a run's blob by its SHA-256.
+ReadBlob = Callable[["RunInfo", str], bytes]
+Maker = Callable[[str, ReadBlob], "Target"]
+
+GROUP = "eventlog.targets"
+CONFIG_FILE = "eventlog.toml"
+
+
+def make_target(spec: str, read_blob: ReadBlob, *, places: list[str] | None = None) -> Target:
+    """Return the target that `spec` names.
+
+    Raises
+    ------
+    UsageError
+        For an unknown kind or name, or an address that makes no sense.
+    """
+    kind, colon, address = spec.partition(":")
+    if not colon and kind not in _kinds():
+        kind, address = _named(spec, places or [])
+    maker = _BUILT_IN.get(kind) or _foreign(kind)
+    if maker is None:
+        raise UsageError(
+            f"{spec!r} is no target", hint=f"the kinds are {', '.join(sorted(_kinds()))}"
+        )
+    return maker(address, read_blob)
+
+
+def _kinds() -> set[str]:
+    return {*_BUILT_IN, *(point.name for point in metadata.entry_points(group=GROUP))}
+
+
+def _foreign(kind: str) -> Maker | None:
+    for point in metadata.entry_points(group=GROUP):
+        if point.name == kind:
+            loaded: Maker = point.load()
+            return loaded
+    return None
+
+
+def _named(name: str, places: list[str]) -> tuple[str, str]:
+    """Look a name up in ``eventlog.toml``: ``[targets.NAME]`` with ``kind`` and ``address``."""
+    for place in [*places, os.getcwd(), _user_folder()]:
+        section = _sections(os.path.join(place, CONFIG_FILE)).get(name)
+        if isinstance(section, dict):
+            if section.get("kind") not in _kinds():
+                raise UsageError(f"the target {name!r} has no known kind", on=place)
+            return str(section["kind"]), str(section.get("address", ""))
+    raise UsageError(
+        f"{name!r} is neither a kind of target nor a name from {CONFIG_FILE}",
+        hint=f"the kinds are {', '.join(sorted(_kinds()))}; for example mlflow:sqlite:///m.db",
+    )
+
+
+def _sections(path: str) -> dict[str, Any]:
+    if not os.path.exists(path):
+        return {}
+    if sys.version_info < (3, 11):
+        raise UsageError("names from eventlog.toml need Python 3.11", on=path)
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            sections = tomllib.load(file).get("targets", {})
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"this configuration cannot be read ({error})", on=path) from error
+    return sections if isinstance(sections, dict) else {}
+
+
+def _user_folder() -> str:
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(home, "eventlog")
+
+
+def _mlflow(address: str, read_blob: ReadBlob) -> Target:
+    from replayers.to_mlflow import MlflowTarget
+
+    uri = address or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise UsageError(
+            "mlflow needs an address",
+            hint="set MLFLOW_TRACKING_URI, or write --to mlflow:sqlite:///m.db",
+        )
+    return MlflowTarget(uri, read_blob=read_blob)
+
+
+def _trackio(address: str, read_blob: ReadBlob) -> Target:
+    from replayers.to_trackio import TrackioTarget
+
+    place = address or os.environ.get("TRACKIO_SERVER_URL") or os.environ.get("TRACKIO_DIR", "")
+    if not place:
+        cache = os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
+        place = os.path.join(cache, "trackio")
+    return TrackioTarget(place, read_blob=read_blob)
+
+
+_MEMORY: dict[str, Target] = {}
+
+
+def _memory(address: str, _read_blob: ReadBlob) -> Target:
+    from replayers.to_memory import MemoryTarget
+
+    return _MEMORY.setdefault(address, MemoryTarget(address or "here"))
+
+
+_BUILT_IN: dict[str, Maker] = {"mlflow": _mlflow, "trackio": _trackio, "memory": _memory}

@@ -1,0 +1,450 @@
+"""The loop: read, map, send, confirm, advance; for one run and one target.
+
+For each batch: what is to be sent is made durable, then the mark *attempted*; the batch is sent;
+the target is asked anew whether it holds it; the ledger tells it; the cursor moves. Killed
+anywhere, the next call asks the target what it holds of the events between the marks, and sends
+what it does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from eventlog.attempts import attempts
+from eventlog.catalog import Found
+from eventlog.delivery import DELIVERY, MAPPING, QUARANTINE, Cursor, Delivery, Mark
+from eventlog.errors import IntegrityError, TemporaryError
+from eventlog.event import METRIC, NOTE, digest
+from eventlog.files import LOCAL
+from eventlog.frame import to_events
+from eventlog.glance import Glance, glance
+from eventlog.layout import SEALED
+from eventlog.reader import Missing, WriterReader, headers, listing
+from eventlog.views import View, open_view
+from replayers.lease import Lease
+from replayers.positions import Positions
+from replayers.target import (
+    Change,
+    Rejected,
+    Retry,
+    RunInfo,
+    RunState,
+    Session,
+    Target,
+    with_writer,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Rows of a batch: some 1,000 events of twenty metrics.
+BATCH_ROWS = 20_000
+#: How often a batch is tried, and how long it is waited between, in seconds.
+TRIES = 5
+BACKOFF = (0.2, 10.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How the loop behaves."""
+
+    view: str = "effective"
+    batch_rows: int = BATCH_ROWS
+    tries: int = TRIES
+    backoff: tuple[float, float] = BACKOFF
+    adopt_by_name: bool = False
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What one call did.
+
+    Attributes
+    ----------
+    sent, points:
+        Events and rows of metrics that were sent.
+    settled:
+        Events that the target is proven to hold, or that the view leaves out, of `events`.
+    quarantined:
+        Events that the target will never take, in this and earlier calls.
+    missing:
+        Events that no file of the journal holds, by writer: the loop stops in front of them.
+    contacted:
+        Whether the target was asked anything.
+    """
+
+    run: str
+    target: str
+    known_as: str | None = None
+    sent: int = 0
+    points: int = 0
+    settled: int = 0
+    events: int = 0
+    quarantined: int = 0
+    changes: int = 0
+    missing: dict[str, list[Missing]] = dataclasses.field(default_factory=dict)
+    contacted: bool = False
+
+
+Answer = TypeVar("Answer")
+
+#: Called with (settled, events) now and then.
+Progress = Callable[[int, int], None]
+
+
+def replay(
+    found: Found,
+    target: Target,
+    state: str,
+    *,
+    settings: Settings | None = None,
+    progress: Progress = lambda settled, events: None,
+) -> Outcome:
+    """Bring a run into a target.
+
+    Raises
+    ------
+    TemporaryError
+        If the target cannot take more now, or another sync has the lease; what is settled stays.
+    IntegrityError
+        If the journal is not the one that was delivered, or the target holds foreign rows.
+    AuthenticationError
+    """
+    delivery = Delivery(
+        state,
+        kind=target.kind,
+        address=target.address,
+        project=found.run.project,
+        run=found.run.id,
+    )
+    delivery.prepare()
+    try:
+        with Lease(delivery.folder):
+            return _Replay(found, target, delivery, settings or Settings(), progress).run()
+    finally:
+        delivery.close()
+
+
+class _Replay:
+    def __init__(
+        self,
+        found: Found,
+        target: Target,
+        delivery: Delivery,
+        settings: Settings,
+        progress: Progress,
+    ) -> None:
+        self.found = found
+        self.folder = found.folder
+        self.target = target
+        self.delivery = delivery
+        self.settings = settings
+        self.progress = progress
+        self.cursor, self.known = delivery.load()
+        self.held = Positions()
+        self.outcome = Outcome(found.run.id, f"{target.kind}:{target.address}")
+        self._session: Session | None = None
+
+    # ---------------------------------------------------------------- the whole
+
+    def run(self) -> Outcome:
+        seen = glance(self.folder)
+        self.outcome.events = seen.events
+        self._check_cursor(seen)
+        final = _final_state(seen)
+        try:
+            if self._anything_new(seen):
+                view = open_view(self.folder, self.settings.view)
+                for writer in self._writers():
+                    self._writer(writer, view, seen)
+            if self.cursor.state != final and self._all_settled(seen):
+                self._finish(seen, final)
+        finally:
+            self._count(seen)
+        return self.outcome
+
+    def _anything_new(self, seen: Glance) -> bool:
+        return any(self.cursor.mark(w).acked < n for w, n in seen.writers.items()) or any(
+            self.cursor.mark(w).attempted > self.cursor.mark(w).acked for w in seen.writers
+        )
+
+    def _all_settled(self, seen: Glance) -> bool:
+        # A writer with a gap settles only what lies in front of it.
+        return not self.outcome.missing and all(
+            self.cursor.mark(w).acked >= n for w, n in seen.writers.items()
+        )
+
+    def _writers(self) -> list[str]:
+        """Return the writers in the order in which their events are sent."""
+        found = attempts(headers(self.folder))
+        return [writer for attempt in found for writer in attempt.writers]
+
+    def _count(self, seen: Glance) -> None:
+        self.outcome.known_as = self.cursor.known_as
+        self.outcome.settled = sum(self.cursor.mark(w).acked for w in seen.writers)
+        self.outcome.quarantined = sum(len(v) for v in self.cursor.quarantined.values())
+
+    # ---------------------------------------------------------------- journal and cursor
+
+    def _check_cursor(self, seen: Glance) -> None:
+        """Refuse a journal that is not the one that was delivered."""
+        for writer, mark in self.cursor.writers.items():
+            if not mark.acked:
+                continue
+            reader = WriterReader(self.folder, writer, start=mark.acked - 1)
+            event = next(reader.events(), None)
+            if event is None or event.seq != mark.acked - 1:
+                have = seen.writers.get(writer, 0)
+                raise IntegrityError(
+                    f"{self.outcome.target} was proven to hold {mark.acked} events of writer "
+                    f"{writer}, and this journal has {have}: it was restored or copied in part",
+                    on=self.folder,
+                    hint="bring the whole journal back, or remove the state folder "
+                    f"{self.delivery.folder} to have the target asked anew",
+                )
+            if digest(event) != mark.crc:
+                raise IntegrityError(
+                    f"event {event.seq} of writer {writer} is not the one that was delivered to "
+                    f"{self.outcome.target}: the journal was changed",
+                    on=self.folder,
+                    hint="bring the original journal back",
+                )
+
+    def _save(self, cursor: Cursor) -> None:
+        self.cursor = dataclasses.replace(cursor, synced=time.time_ns())
+        self.delivery.save(self.cursor)
+
+    # ---------------------------------------------------------------- one writer
+
+    def _writer(self, writer: str, view: View, seen: Glance) -> None:
+        mark = self.cursor.mark(writer)
+        reader = WriterReader(self.folder, writer, start=mark.acked)
+        for whole in reader.tables():
+            for table in _batches(whole, self.settings.batch_rows):
+                self._batch(writer, table, view.rows(writer, table))
+                done = sum(self.cursor.mark(w).acked for w in seen.writers)
+                self.progress(done, max(seen.events, done))
+        if reader.missing:
+            self.outcome.missing[writer] = reader.missing
+
+    def _batch(self, writer: str, table: pa.Table, rows: pa.Table) -> None:
+        """Settle the events of `table`, of which `rows` are to be in the target."""
+        if rows.num_rows:
+            session = self.session()
+            rows = self._without(writer, rows)
+        last = to_events(table.slice(_start_of_last(table)))[-1]
+        if rows.num_rows:
+            self._make_durable(writer)
+            mark = self.cursor.mark(writer)
+            attempted = dataclasses.replace(mark, attempted=max(mark.attempted, last.seq + 1))
+            self._save(self.cursor.with_mark(writer, attempted))
+            self._deliver(session, writer, with_writer(rows, writer))
+        steps = table.column("step").drop_null()
+        step = steps[-1].as_py() if len(steps) else self.cursor.mark(writer).step
+        settled = Mark(
+            last.seq + 1,
+            max(last.seq + 1, self.cursor.mark(writer).attempted),
+            digest(last),
+            step,
+            last.time,
+        )
+        self.delivery.sync_ledger()
+        self._save(self.cursor.with_mark(writer, settled))
+
+    def _without(self, writer: str, rows: pa.Table) -> pa.Table:
+        """Return the rows of events that the target is not known to hold."""
+        if not rows.num_rows or not self.held.ranges(writer):
+            return rows
+        import numpy as np
+        import pyarrow as pa
+
+        seqs = rows.column("seq").to_numpy()
+        mask = np.ones(len(seqs), bool)
+        for first, last in self.held.ranges(writer):
+            mask &= (seqs < first) | (seqs > last)
+        return rows.filter(pa.array(mask))
+
+    def _make_durable(self, writer: str) -> None:
+        """Sync what is sent: a target must not hold what a power cut can take from the journal."""
+        found = listing(self.folder)
+        names = [str(n) for n in found.segments.get(writer, ())]
+        paths = [os.path.join(self.folder, name) for name in names]
+        for path in [*paths, self.folder, os.path.join(self.folder, SEALED)]:
+            try:
+                fd = os.open(path, os.O_RDONLY)
+            except OSError:  # sealed in this moment, and so durable
+                continue
+            try:
+                LOCAL.sync(fd)
+            except OSError:  # a read-only or remote copy: its keeper answers for it
+                pass
+            finally:
+                os.close(fd)
+
+    # ---------------------------------------------------------------- the target
+
+    def session(self) -> Session:
+        """Return the open session; on the first call ask the target what it holds."""
+        if self._session is None:
+            self._session = self._open()
+            self.outcome.contacted = True
+            # Without a cursor, or killed between two marks, only the target knows.
+            unsure = not self.known or any(
+                m.attempted > m.acked for m in self.cursor.writers.values()
+            )
+            if unsure:
+                self.held = self._again(self._session.held)
+            if self._session.known_as != self.cursor.known_as:
+                self._save(
+                    dataclasses.replace(
+                        self.cursor, known_as=self._session.known_as, rules=self.target.rules
+                    )
+                )
+        return self._session
+
+    def _open(self) -> Session:
+        seen = glance(self.folder)
+        info = RunInfo(
+            id=self.found.run.id,
+            project=self.found.run.project,
+            name=self.found.run.name,
+            created=seen.start,
+            owner=seen.owner,
+            elsewhere=elsewhere(self.folder),
+            known_as=self.cursor.known_as,
+            adopt_by_name=self.settings.adopt_by_name,
+        )
+        target = self.target
+        return self._again(lambda: target.open(info))
+
+    def _deliver(self, session: Session, writer: str, rows: pa.Table) -> None:
+        """Send rows and see them confirmed; put into quarantine what is refused for good."""
+        begun = time.time_ns()
+        while rows.num_rows:
+            try:
+                changes = self._send(session, rows)
+                break
+            except Rejected as error:
+                rows = self._quarantine(writer, rows, error)
+        else:
+            return
+        seqs = rows.column("seq")
+        first, last = seqs[0].as_py(), seqs[-1].as_py()
+        events = len(seqs.unique())
+        points = _points(rows)
+        self.outcome.sent += events
+        self.outcome.points += points
+        self.outcome.changes += sum(change.count for change in changes)
+        record = self.delivery.record
+        span = {"writer": writer, "first_seq": first, "last_seq": last}
+        record(
+            DELIVERY,
+            {**span, "events": events, "points": points, "begun": begun, "how": "read back"},
+        )
+        for change in changes:
+            record(MAPPING, {"writer": writer, **_change(change)})
+
+    def _send(self, session: Session, rows: pa.Table) -> list[Change]:
+        """Send until the target, asked anew, holds the rows."""
+
+        def once() -> list[Change]:
+            changes = session.send(rows)
+            if not session.confirm(rows):
+                raise Retry(
+                    "the target took a batch, and does not hold it when asked",
+                    on=self.outcome.target,
+                )
+            return changes
+
+        return self._again(once)
+
+    def _quarantine(self, writer: str, rows: pa.Table, error: Rejected) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        seqs = rows.column("seq")
+        bad = sorted(set(seqs.to_pylist()) & error.seqs)
+        if not bad:
+            raise IntegrityError(
+                f"the target refused a batch and named no event of it ({error.what})",
+                on=self.outcome.target,
+            ) from error
+        self.delivery.record(QUARANTINE, {"writer": writer, "seqs": bad, "reason": error.what})
+        self._save(self.cursor.with_quarantined(writer, bad))
+        return rows.filter(pc.invert(pc.is_in(seqs, pa.array(bad, seqs.type))))
+
+    def _again(self, action: Callable[[], Answer]) -> Answer:
+        """Do something that may fail for a while; give up after some tries."""
+        low, high = self.settings.backoff
+        for attempt in range(1, self.settings.tries + 1):
+            try:
+                return action()
+            except TemporaryError as error:
+                if attempt == self.settings.tries:
+                    raise
+                wished = getattr(error, "after", None)
+                pause = min(high, low * 2.0**attempt) * random.uniform(0.5, 1.0)  # noqa: S311
+                time.sleep(min(max(pause, wished or 0.0), 60.0))
+        raise AssertionError("unreachable")
+
+    def _finish(self, seen: Glance, final: str) -> None:
+        """Tell the target how the run stands."""
+        session = self.session()
+        self._again(lambda: session.close(RunState(seen.status, seen.ended, seen.exit_code)))
+        self.delivery.record(NOTE, {"state": final})
+        self.delivery.sync_ledger()
+        self._save(dataclasses.replace(self.cursor, state=final))
+
+
+def _final_state(seen: Glance) -> str:
+    return f"{seen.status} {seen.exit_code} {seen.ended}"
+
+
+def _change(change: Change) -> dict[str, Any]:
+    fields = dataclasses.asdict(change)
+    return {key: value for key, value in fields.items() if value != ""}
+
+
+def _points(rows: pa.Table) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.sum(pc.equal(rows.column("kind"), METRIC)).as_py() or 0)
+
+
+def _start_of_last(table: pa.Table) -> int:
+    import numpy as np
+
+    seqs = table.column("seq").to_numpy()
+    return int(np.searchsorted(seqs, seqs[-1]))
+
+
+def _batches(table: pa.Table, most: int) -> Iterator[pa.Table]:
+    """Cut a table into batches of about `most` rows, never within an event."""
+    import numpy as np
+
+    seqs = table.column("seq").to_numpy()
+    start = 0
+    while start < len(seqs):
+        stop = min(start + most, len(seqs))
+        if stop < len(seqs):
+            edge = int(np.searchsorted(seqs, seqs[stop]))
+            stop = edge if edge > start else int(np.searchsorted(seqs, seqs[stop], "right"))
+        yield table.slice(start, stop - start)
+        start = stop
+
+
+def elsewhere(folder: str) -> dict[str, str]:
+    """Return the names for other places that the attempts recorded; the last one counts."""
+    out: dict[str, str] = {}
+    for attempt in attempts(headers(folder)):
+        for writer in attempt.writers:
+            event = next(WriterReader(folder, writer).events(), None)
+            for row in event.rows if event else ():
+                if row.kind == NOTE and row.key.startswith("env/"):
+                    out[row.key.removeprefix("env/")] = str(row.value)
+    return out
