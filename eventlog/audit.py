@@ -13,6 +13,7 @@ from eventlog.files import LOCAL, Store
 from eventlog.frame import to_events
 from eventlog.layout import SEALED
 from eventlog.reader import WriterReader, listing, sealed_segments
+from eventlog.seal import check_sealed
 from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader
 from eventlog.value import loads
 
@@ -157,6 +158,7 @@ def _files(folder: str, writer: str, store: Store) -> tuple[FileReport, ...]:
         label = f"{SEALED}/{file}"
         try:
             parts = sealed_segments(path, store)
+            check_sealed(path, store)
             durable = max((part.durable for part in parts), default=0)
             size = store.size(path)
             out.append(FileReport(label, "sealed", file.first, file.last, size, 0, durable))

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -89,14 +90,19 @@ def sealed_segments(path: str, store: Store = LOCAL) -> list[SealedSegment]:
     FormatError
         If it is no sealed file of a version this package reads, or damaged.
     """
-    with _open_parquet(path, store) as parquet:
+    with open_parquet(path, store) as parquet:
         return _parse_sealed(parquet, path)
 
 
 def _parse_sealed(parquet: Any, path: str) -> list[SealedSegment]:
-    meta = parquet.schema_arrow.metadata or {}
+    meta = parquet.metadata.metadata or {}
     try:
         check_format(meta[b"eventlog.format"].decode())
+        text = meta[b"eventlog.segments"] + meta[b"eventlog.rows"]
+        if zlib.crc32(text) != int(meta[b"eventlog.crc32"], 16):
+            raise FormatError(
+                "the metadata of a sealed file is damaged: its checksum does not hold"
+            )
         return [SealedSegment.from_json(x) for x in json.loads(meta[b"eventlog.segments"])]
     except FormatError as error:
         raise FormatError(error.what, on=path, hint=error.hint) from None
@@ -104,7 +110,14 @@ def _parse_sealed(parquet: Any, path: str) -> list[SealedSegment]:
         raise FormatError(f"this is no sealed file of an event log ({error!r})", on=path) from error
 
 
-def _open_parquet(path: str, store: Store) -> Any:
+def open_parquet(path: str, store: Store) -> Any:
+    """Open a sealed file (a `pyarrow.parquet.ParquetFile`) whose pages are checked when read.
+
+    Raises
+    ------
+    FormatError
+        If it is no Parquet file, or its end is damaged.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -301,7 +314,7 @@ class WriterReader:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        with _open_parquet(path, self._store) as parquet:
+        with open_parquet(path, self._store) as parquet:
             _parse_sealed(parquet, path)
             names = frames.schema().names
             held: pa.Table | None = None
@@ -318,7 +331,7 @@ class WriterReader:
                         yield from self._taken(whole)
                 if held is not None:
                     yield from self._taken(held)
-            except (pa.ArrowException, OSError, ValueError) as error:
+            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
                 raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
 
     def _taken(self, table: pa.Table) -> Iterator[pa.Table]:

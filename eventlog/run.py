@@ -164,6 +164,7 @@ class Run:
             self._trouble(error)
         except Exception as error:  # a hostile value must not end a training run
             self._trouble(ValueRefused(f"log() could not keep {type(data).__name__}: {error!r}"))
+        return None
 
     def define_metric(
         self, name: str, step_metric: str | None = None, summary: str | None = None

@@ -7,8 +7,14 @@ with anything but whole frames is kept beside it, bytes and all. Killed at any m
 leaves a folder that reads the same, and goes on when it is called again.
 
 Sealed files hold the columns ``run`` and ``writer`` behind the journal's own, so that files
-of many runs can be read, or compacted, as one table. The key-value metadata has ``eventlog.format``
-and ``eventlog.segments``: what each segment's header and verdict were, as JSON.
+of many runs can be read, or compacted, as one table. The key-value metadata has
+
+================  =============================================================================
+eventlog.format   ``1.0``
+eventlog.segments what each segment's header and verdict were: a JSON array
+eventlog.rows     the `fingerprint` of each row group, eight hexadecimal digits each, with commas
+eventlog.crc32    the CRC-32 of the text of the two before, eight hexadecimal digits
+================  =============================================================================
 """
 
 from __future__ import annotations
@@ -24,10 +30,10 @@ from typing import TYPE_CHECKING, Any
 
 from eventlog import frame as frames
 from eventlog.errors import FormatError, IntegrityError
-from eventlog.files import LOCAL, TEMPORARY, Files
+from eventlog.files import LOCAL, TEMPORARY, Files, Store
 from eventlog.identity import provably_gone
 from eventlog.layout import SEALED, SealedName, SegmentName
-from eventlog.reader import SealedSegment, listing, sealed_segments, span_table
+from eventlog.reader import SealedSegment, listing, open_parquet, sealed_segments, span_table
 from eventlog.segment import FORMAT, OPEN, WHOLE, SegmentReader
 
 if TYPE_CHECKING:
@@ -82,8 +88,12 @@ def seal(
         closed = _closed(folder, segments, abandoned, files)
         if limit_bytes is not None and _size(folder, closed, files) > limit_bytes:
             continue
-        for group in _consecutive(folder, closed, files):
+        done = _sealed_parts(folder, name, files)
+        for group in _consecutive(folder, [n for n in closed if n not in done], files):
             out = _add(out, _seal_group(folder, group, files))
+        for segment in closed:
+            if segment in done:
+                out = _add(out, _remove_sealed(folder, segment, done[segment], files))
     return out
 
 
@@ -178,27 +188,36 @@ def _seal_group(folder: str, group: list[_Scanned], files: Files) -> Sealed:
         files.make_folder(place)
         rows = _write(path, group, files)
         made = (str(name),)
-    removed, kept = 0, []
+    out = Sealed(made, last - first + 1 if made else 0, rows)
     for scanned in group:
-        # Only what was whole is repeated by the Parquet file to the last byte.
-        clean = scanned.part.verdict in (WHOLE, OPEN)
-        if clean and _unchanged(scanned, files) and _is_in(scanned, path, files):
-            with contextlib.suppress(FileNotFoundError):
-                files.remove(scanned.path)
-                removed += 1
-        else:
-            kept.append(os.path.basename(scanned.path))
-    return Sealed(made, last - first + 1 if made else 0, rows, removed, tuple(kept))
+        header = scanned.part.header
+        segment = SegmentName(header.writer, header.segment)
+        out = _add(out, _remove_sealed(folder, segment, scanned.part, files))
+    return out
 
 
-def _unchanged(scanned: _Scanned, files: Files) -> bool:
-    """Return whether a segment still ends where the scan saw it end."""
-    again = _scan(scanned.path, files)
-    return again is not None and again.part == scanned.part
+def _sealed_parts(folder: str, writer: str, files: Files) -> dict[SegmentName, SealedSegment]:
+    """Return what the sealed files of a writer hold, by segment."""
+    parts: dict[SegmentName, SealedSegment] = {}
+    for name in listing(folder, files).sealed.get(writer, ()):
+        try:
+            for part in sealed_segments(os.path.join(folder, SEALED, str(name)), files):
+                parts[SegmentName(part.header.writer, part.header.segment)] = part
+        except (OSError, FormatError):
+            continue
+    return parts
 
 
-def _is_in(scanned: _Scanned, path: str, files: Files) -> bool:
-    return any(part == scanned.part for part in sealed_segments(path, files))
+def _remove_sealed(folder: str, segment: SegmentName, part: SealedSegment, files: Files) -> Sealed:
+    """Remove a segment that a sealed file repeats to the last byte; keep it otherwise."""
+    path = os.path.join(folder, str(segment))
+    again = _scan(path, files)
+    if again is None or again.part != part or part.verdict not in (WHOLE, OPEN):
+        return Sealed(kept=(str(segment),)) if files.exists(path) else Sealed()
+    with contextlib.suppress(FileNotFoundError):
+        files.remove(path)
+        return Sealed(removed=1)
+    return Sealed()
 
 
 def _write(path: str, group: list[_Scanned], files: Files) -> int:
@@ -241,9 +260,7 @@ def _write_rows(path: str, group: list[_Scanned], files: Files) -> tuple[int, li
     import pyarrow.parquet as pq
 
     header = group[0].part.header
-    segments = json.dumps([scanned.part.to_json() for scanned in group], sort_keys=True)
-    meta = {"eventlog.format": FORMAT, "eventlog.segments": segments}
-    schema = sealed_schema().with_metadata(meta)
+    schema = sealed_schema()
     rows, prints = 0, []
     fd = files.create(path)
     with os.fdopen(fd, "wb") as file, pq.ParquetWriter(file, schema, **_PARQUET) as out:
@@ -254,10 +271,22 @@ def _write_rows(path: str, group: list[_Scanned], files: Files) -> tuple[int, li
             if held and (table is None or sum(t.num_rows for t in held) >= GROUP_ROWS):
                 whole = pa.concat_tables(held).combine_chunks()
                 out.write_table(whole, row_group_size=whole.num_rows)
-                prints.append(_fingerprint(whole))
+                prints.append(fingerprint(whole))
                 rows += whole.num_rows
                 held = []
+        out.add_key_value_metadata(_metadata(group, prints))
     return rows, prints
+
+
+def _metadata(group: list[_Scanned], prints: list[int]) -> dict[str, str]:
+    segments = json.dumps([scanned.part.to_json() for scanned in group], sort_keys=True)
+    rows = ",".join(f"{p:08x}" for p in prints)
+    return {
+        "eventlog.format": FORMAT,
+        "eventlog.segments": segments,
+        "eventlog.rows": rows,
+        "eventlog.crc32": f"{zlib.crc32((segments + rows).encode()):08x}",
+    }
 
 
 #: Encodings by what they were measured to save; page checksums find flipped bits.
@@ -303,8 +332,14 @@ def _with_origin(table: pa.Table, run: str, writer: str, schema: pa.Schema) -> p
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _fingerprint(table: pa.Table) -> int:
-    """Return a checksum of the bits of every column, the same for equal rows however they lie."""
+def fingerprint(table: pa.Table) -> int:
+    """Return the CRC-32 of a row group, the same for equal rows however they lie in memory.
+
+    It covers, one after the other: the number of rows in decimal; then for each column in the
+    schema's order which rows are null (one bit a row, the first row the highest bit of the first
+    byte), and for numbers the 64 bits of each (0 where null), for text and bytes the length of
+    each as int32 (-1 where null) and all bytes; little-endian.
+    """
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -328,11 +363,28 @@ def _fingerprint(table: pa.Table) -> int:
     return check
 
 
-def _fingerprints(path: str, files: Files) -> list[int]:
+def _fingerprints(path: str, store: Store) -> list[int]:
     """Read a sealed file back, with its page checksums, and return one fingerprint a row group."""
-    import pyarrow.parquet as pq
-
-    with files.open(path) as file:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+    with open_parquet(path, store) as parquet:
         groups = range(parquet.num_row_groups)
-        return [_fingerprint(parquet.read_row_group(group)) for group in groups]
+        return [fingerprint(parquet.read_row_group(group)) for group in groups]
+
+
+def check_sealed(path: str, store: Store = LOCAL) -> None:
+    """Read every byte of a sealed file's rows.
+
+    Raises
+    ------
+    FormatError
+        If they are not those that were sealed.
+    """
+    import pyarrow as pa
+
+    try:
+        with open_parquet(path, store) as parquet:
+            told = (parquet.metadata.metadata or {}).get(b"eventlog.rows", b"").decode()
+        found = ",".join(f"{p:08x}" for p in _fingerprints(path, store))
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
+    if found != told:
+        raise FormatError("the rows of a sealed file are not those that were sealed", on=path)

@@ -308,16 +308,8 @@ class _Replay:
         return self._session
 
     def _open(self) -> Session:
-        seen = glance(self.folder)
-        info = RunInfo(
-            id=self.found.run.id,
-            project=self.found.run.project,
-            name=self.found.run.name,
-            created=seen.start,
-            owner=seen.owner,
-            elsewhere=elsewhere(self.folder),
-            known_as=self.cursor.known_as,
-            adopt_by_name=self.settings.adopt_by_name,
+        info = run_info(
+            self.found, self.cursor.known_as, adopt_by_name=self.settings.adopt_by_name
         )
         target = self.target
         return self._again(lambda: target.open(info))
@@ -436,6 +428,21 @@ def _batches(table: pa.Table, most: int) -> Iterator[pa.Table]:
             stop = edge if edge > start else int(np.searchsorted(seqs, seqs[stop], "right"))
         yield table.slice(start, stop - start)
         start = stop
+
+
+def run_info(found: Found, known_as: str | None, *, adopt_by_name: bool = False) -> RunInfo:
+    """Return what a target is told of a run."""
+    seen = glance(found.folder)
+    return RunInfo(
+        id=found.run.id,
+        project=found.run.project,
+        name=found.run.name,
+        created=seen.start,
+        owner=seen.owner,
+        elsewhere=elsewhere(found.folder),
+        known_as=known_as,
+        adopt_by_name=adopt_by_name,
+    )
 
 
 def elsewhere(folder: str) -> dict[str, str]:

@@ -36,6 +36,16 @@ class Commands(click.Group):
                 return command
         return None
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; whoever read our output may have gone, and that is no failure."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:  # click would end the process with 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return result
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="eventlog")
@@ -61,7 +71,6 @@ def run(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         result: Any = group.main(arguments, prog_name="eventlog", standalone_mode=False)
-        sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
@@ -73,9 +82,6 @@ def run(arguments: list[str] | None = None) -> int:
     except EventlogError as error:
         output.say(output.safe(str(error)))
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         output.say(output.safe(f"{error.strerror or error}{where}"))

@@ -1,0 +1,65 @@
+"""SIGKILL of a process that logs in a tight loop: every event whose log() returned is there."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eventlog.event import METRIC
+from eventlog.reader import WriterReader, listing
+
+KILLS = 50
+
+LOOP = """
+import os, sys, eventlog
+run = eventlog.init("p", "n", id="x", dir=sys.argv[1], quiet=True, durability=sys.argv[2])
+metrics = {f"m{i}": i * 0.5 for i in range(20)}
+out = sys.stdout.fileno()
+os.write(out, b"r")
+step = 0
+while True:
+    metrics["m0"] = float(step)
+    run.log(metrics, step=step)
+    os.write(out, b".")
+    step += 1
+"""
+
+
+def kill_once(journal: Path, durability: str, seconds: float) -> int:
+    """Log until killed; return how many log() calls had returned, as another process saw it."""
+    command = [sys.executable, "-c", LOOP, str(journal), durability]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"r"
+        end = time.monotonic() + seconds
+        told = 0
+        while time.monotonic() < end:
+            told += len(process.stdout.read1(65536))
+        process.send_signal(signal.SIGKILL)
+        told += len(process.stdout.read())
+    return told
+
+
+@pytest.mark.parametrize("durability", ["group", "os"])
+def test_sigkill_loses_no_event_whose_log_returned(tmp_path: Path, durability: str) -> None:
+    chance = random.Random(durability)
+    lost = acknowledged = 0
+    for kill in range(KILLS // 2):
+        journal = tmp_path / str(kill)
+        told = kill_once(journal, durability, chance.uniform(0.0, 0.08))
+        folder = str(journal / "project=p" / "run=x")
+        (writer,) = listing(folder).writers
+        found = list(WriterReader(folder, writer).events())
+        steps = [e.step for e in found if e.rows[0].kind == METRIC]
+        assert steps == list(range(len(steps)))
+        assert told <= len(steps) <= told + 1
+        acknowledged += told
+        lost += max(0, told - len(steps))
+    assert lost == 0
+    assert acknowledged > KILLS
