@@ -18,7 +18,7 @@ from eventlog.glance import glance
 from eventlog.layout import run_folder
 from eventlog.seal import seal
 from replayers.registry import make_target
-from replayers.replay import Outcome, Settings, replay
+from replayers.replay import BATCH_ROWS, Outcome, Settings, replay
 from replayers.target import RunInfo, Target
 
 
@@ -42,6 +42,14 @@ from replayers.target import RunInfo, Target
     help="What is sent: all events, or the history.",
 )
 @click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=BATCH_ROWS,
+    show_default=True,
+    metavar="ROWS",
+    help="Rows that are sent, confirmed and acknowledged at once.",
+)
+@click.option(
     "--adopt-by-name",
     is_flag=True,
     help="Take over the one run of that name which no journal made.",
@@ -53,13 +61,14 @@ def sync(
     patterns: tuple[str, ...],
     state: str | None,
     view: str,
+    batch: int,
     adopt_by_name: bool,
     as_json: bool,
 ) -> int:
     """Bring runs into backends, exactly once. Runs and targets that fail hold up no others."""
     found, bad = find_all(paths, patterns)
     _check_elsewhere(found)
-    settings = Settings(view=view, adopt_by_name=adopt_by_name)
+    settings = Settings(view=view, batch_rows=batch, adopt_by_name=adopt_by_name)
     targets = [_target(spec, found) for spec in specs]
     reports: list[dict[str, Any]] = []
     codes = [item.error.exit_code for item in bad]
