@@ -78,7 +78,7 @@ class MemorySession:
                 self._stored.rows[writer, seq, index[seq]] = row
             else:
                 self._stored.settings[row[0], row[1]] = row
-        self._stored.held |= Positions.of(writer, batch.column("seq").unique().to_pylist())
+        self._stored.held |= Positions.of(writer, batch.column("seq").to_pylist())
         return []
 
     def confirm(self, batch: pa.Table) -> bool:
