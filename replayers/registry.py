@@ -115,6 +115,12 @@ def _trackio(address: str, read_blob: ReadBlob) -> Target:
     return TrackioTarget(place, read_blob=read_blob)
 
 
+def _wandb(address: str, read_blob: ReadBlob) -> Target:
+    from replayers.to_wandb import WandbTarget
+
+    return WandbTarget(address, read_blob=read_blob)
+
+
 _MEMORY: dict[str, Target] = {}
 
 
@@ -124,4 +130,9 @@ def _memory(address: str, _read_blob: ReadBlob) -> Target:
     return _MEMORY.setdefault(address, MemoryTarget(address or "here"))
 
 
-_BUILT_IN: dict[str, Maker] = {"mlflow": _mlflow, "trackio": _trackio, "memory": _memory}
+_BUILT_IN: dict[str, Maker] = {
+    "mlflow": _mlflow,
+    "trackio": _trackio,
+    "wandb": _wandb,
+    "memory": _memory,
+}

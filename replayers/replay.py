@@ -308,9 +308,7 @@ class _Replay:
         return self._session
 
     def _open(self) -> Session:
-        info = run_info(
-            self.found, self.cursor.known_as, adopt_by_name=self.settings.adopt_by_name
-        )
+        info = run_info(self.found, self.cursor.known_as, adopt_by_name=self.settings.adopt_by_name)
         target = self.target
         return self._again(lambda: target.open(info))
 

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from eventlog.errors import AuthenticationError as Unauthorised
-from eventlog.errors import EventlogError, IntegrityError, TemporaryError
+from eventlog.errors import EventlogError, IntegrityError, TemporaryError, UsageError
 from replayers.positions import Positions
 
 if TYPE_CHECKING:
@@ -201,9 +201,19 @@ def with_writer(table: pa.Table, writer: str) -> pa.Table:
 
 
 def writer_of(batch: pa.Table) -> str:
-    """Return the writer of a batch. Raises `KeyError` for a table that is none."""
-    name: bytes = batch.schema.metadata[_WRITER]
-    return name.decode()
+    """Return the writer of a batch: of its schema's metadata, or of a column ``writer``.
+
+    Raises
+    ------
+    UsageError
+        If it names none.
+    """
+    named: bytes | None = (batch.schema.metadata or {}).get(_WRITER)
+    if named is not None:
+        return named.decode()
+    if "writer" in batch.column_names and batch.num_rows:
+        return str(batch.column("writer")[0].as_py())
+    raise UsageError("a batch does not name its writer", hint="replayers.target.with_writer")
 
 
 def image_schema() -> pa.Schema:

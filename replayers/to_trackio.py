@@ -77,12 +77,12 @@ from replayers.trackio_http import HttpStore
 from replayers.trackio_local import LocalStore
 from replayers.trackio_map import image
 from replayers.trackio_names import RULES
-from replayers.trackio_session import ReadBlob, TrackioSession, writer_of
+from replayers.trackio_session import ReadBlob, TrackioSession
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TrackioSession", "TrackioTarget", "writer_of"]
+__all__ = ["TrackioSession", "TrackioTarget"]
 
 
 class TrackioTarget:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from eventlog.errors import IntegrityError, UsageError
+from eventlog.errors import IntegrityError
 from replayers.positions import Positions
-from replayers.target import Change, Foreign, Rejected, RunInfo, RunState
+from replayers.target import Change, Foreign, Rejected, RunInfo, RunState, writer_of
 from replayers.trackio_config import (
     CONFIG_KINDS,
     Config,
@@ -59,22 +59,6 @@ _OTHER_ROWS = "SELECT 1 FROM metrics WHERE run_id = ? AND (log_id < ? OR log_id 
 _OTHER_RUNS = "SELECT 1 FROM metrics WHERE log_id >= ? AND log_id < ? AND run_id <> ? LIMIT 1"
 _LOST_ROWS = "SELECT 1 FROM metrics WHERE run_id = ? AND log_id IS NULL LIMIT 1"
 _SYSTEM_ROWS = "SELECT 1 FROM system_metrics WHERE run_id = ? LIMIT 1"
-
-
-def writer_of(batch: pa.Table) -> str:
-    """Return the writer of a batch: ``eventlog.writer`` of its schema, or its column ``writer``.
-
-    Raises
-    ------
-    UsageError
-        If the batch does not tell.
-    """
-    named = (batch.schema.metadata or {}).get(b"eventlog.writer")
-    if named is not None:
-        return str(named.decode())
-    if "writer" in batch.column_names and batch.num_rows:
-        return str(batch.column("writer")[0].as_py())
-    raise UsageError("a batch does not name its writer", hint="pass writer=")
 
 
 class TrackioSession:

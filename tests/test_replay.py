@@ -160,9 +160,7 @@ def test_every_flip_in_the_cursor_file_is_harmless(found: Found, state: str) -> 
         check(found, target)
 
 
-def test_a_target_that_answers_and_does_not_store_is_not_believed(
-    found: Found, state: str
-) -> None:
+def test_a_target_that_answers_and_does_not_store_is_not_believed(found: Found, state: str) -> None:
     class Liar(MemoryTarget):
         def open(self, run: RunInfo) -> MemorySession:
             session = super().open(run)
@@ -242,9 +240,7 @@ def test_a_journal_that_was_changed_is_refused(found: Found, state: str, tmp_pat
     (mine,) = Path(found.folder, "sealed").iterdir()
     (theirs,) = Path(str(run.folder), "sealed").iterdir()
     writer = mine.name.partition("-")[0]
-    content = theirs.read_bytes().replace(
-        theirs.name.partition("-")[0].encode(), writer.encode()
-    )
+    content = theirs.read_bytes().replace(theirs.name.partition("-")[0].encode(), writer.encode())
     mine.unlink()
     (mine.parent / f"{writer}-0-{theirs.name.split('-')[-1]}").write_bytes(content)
     with pytest.raises(IntegrityError):
@@ -284,9 +280,7 @@ def test_a_restarted_run_is_one_history(tmp_path: Path, state: str) -> None:
     check(found, target, points=50)
 
 
-def test_points_delivered_before_they_were_superseded_are_named(
-    tmp_path: Path, state: str
-) -> None:
+def test_points_delivered_before_they_were_superseded_are_named(tmp_path: Path, state: str) -> None:
     target = MemoryTarget()
     for steps in (range(30), range(20, 50)):
         with eventlog.init("p", "n", id="from-name", dir=tmp_path / "j", quiet=True) as run:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 
+
 def main(arguments: list[str]) -> int:
     """Run the profiles that are named, both by default."""
     profiles = arguments or ["lowest", "capture"]
@@ -38,7 +39,9 @@ def main(arguments: list[str]) -> int:
 def run(python: Path, arguments: list[str]) -> int:
     """Run pytest with an environment's Python."""
     print(f"pytest with {python}", flush=True)
-    return subprocess.run([str(python), "-m", "pytest", *arguments], cwd=TOP, check=False).returncode
+    return subprocess.run(
+        [str(python), "-m", "pytest", *arguments], cwd=TOP, check=False
+    ).returncode
 
 
 def environment(name: str, interpreter: str) -> Path:

@@ -1,0 +1,154 @@
+"""Real MLflow tracking servers on loopback, over SQLite or PostgreSQL, that a test may kill."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_START_TIMEOUT = 120.0
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_database(path: Path) -> None:
+    """Make an MLflow database in SQLite, in a process of its own: the migrations take seconds."""
+    code = (
+        "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore; "
+        "SqlAlchemyStore(sys.argv[1], sys.argv[2])"
+    )
+    store = f"sqlite:///{path}"
+    subprocess.run(
+        [sys.executable, "-c", code, store, (path.parent / "artifacts").as_uri()],
+        check=True,
+        capture_output=True,
+        env={**os.environ, **_QUIET},
+    )
+
+
+class MlflowServer:
+    """One ``mlflow server`` with one worker; `start` and `kill` can alternate."""
+
+    def __init__(self, folder: Path, store: str) -> None:
+        self.folder = folder
+        self.store = store
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", self.store]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**os.environ, **_QUIET},
+                start_new_session=True,
+            )
+        self._wait()
+
+    def kill(self) -> None:
+        """SIGKILL the server and its worker, as a power cut would."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        end = time.monotonic() + _START_TIMEOUT
+        while time.monotonic() < end:
+            if self._process.poll() is not None:
+                break
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(self.uri + "/health", timeout=2).close()
+                return
+            time.sleep(0.1)
+        log = (self.folder / "server.log").read_text(errors="replace")[-3000:]
+        self.kill()
+        raise RuntimeError(f"the MLflow server did not start:\n{log}")
+
+
+def postgresql_binaries() -> str | None:
+    """Return the folder of PostgreSQL's server programs, None if they are not installed."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
+    on_path = shutil.which("initdb")
+    path = found[-1] if found else on_path
+    return None if path is None else os.path.dirname(path)
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """Run a PostgreSQL of one's own; yield the SQLAlchemy address of its database.
+
+    The server refuses to run as root: then it runs as the user ``postgres``.
+    """
+    programs = postgresql_binaries()
+    assert programs is not None
+    folder, port = tempfile.mkdtemp(prefix="eventlog-postgresql-"), free_port()
+    data = os.path.join(folder, "data")
+    become: list[str] = []
+    if os.getuid() == 0:
+        become = ["runuser", "-u", "postgres", "--"]
+        shutil.chown(folder, "postgres")
+    make = [*become, f"{programs}/initdb", "-D", data, "-U", "eventlog", "-A", "trust"]
+    subprocess.run([*make, "-E", "UTF8", "--no-sync"], check=True, capture_output=True, cwd="/")
+    options = ["-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", "fsync=off"]
+    server = subprocess.Popen(
+        [*become, f"{programs}/postgres", "-D", data, *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+    )
+    try:
+        _wait_for_postgresql(port)
+        yield f"postgresql+psycopg2://eventlog@127.0.0.1:{port}/postgres"
+    finally:
+        stop = [*become, f"{programs}/pg_ctl", "stop", "-D", data, "-m", "immediate"]
+        subprocess.run(stop, check=False, capture_output=True, cwd="/")
+        server.wait(timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for_postgresql(port: int) -> None:
+    import psycopg2
+
+    end = time.monotonic() + _START_TIMEOUT
+    while True:
+        try:
+            psycopg2.connect(
+                host="127.0.0.1", port=port, user="eventlog", dbname="postgres"
+            ).close()
+            return
+        except psycopg2.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
