@@ -107,4 +107,6 @@ def _connect(uri: str) -> Api:
         return HttpApi(uri)
     for name in ("alembic", "mlflow.store", "mlflow.utils"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what is wrong is raised, not printed
+    # Migrations set the levels of alembic's loggers anew; a filter stays.
+    logging.getLogger("alembic.runtime.migration").addFilter(lambda _record: False)
     return SqlApi(uri)

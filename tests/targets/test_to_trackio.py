@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,9 @@ def gone(pid, within=5.0):
     return not alive(pid)
 
 
+OLD_TRACKIO = tuple(map(int, metadata.version("trackio").split(".")[:2])) < (0, 40)
+
+
 HOSTILE_KEYS = [
     "_eventlog/time",    "", " ", "a\"b", "it's", "time", "step", "project", "run", "timestamp", "metrics", "__x",
     "____x", "__time", "x/y.z", "nul\0", "é", "🚀", "_type", "1; DROP TABLE metrics", "$.a", "%_",
@@ -205,27 +209,32 @@ def test_what_is_read_back_is_the_image_of_hostile_keys_and_values(target, folde
     assert sum(wanted.values()) == 6 + 2 * len(HOSTILE_VALUES) + len(HOSTILE_KEYS) + 5 + 9000
 
 
+def _label(value):
+    """Name a value: numpy 1 writes a float32 and a float16 of 0.1 alike."""
+    return f"{type(value).__name__} {value!r}"
+
+
 def test_float_bits_and_integers_are_exact_in_the_database(target, folder):
     session = target.open(RUN)
     session.send(hostile())
     rows = [json.loads(row) for (row,) in sql(folder, "SELECT metrics FROM metrics ORDER BY id")]
     stored = [row.get("v") for row in rows]
     by_value = {
-        repr(value): kept
+        _label(value): kept
         for value, kept in zip(HOSTILE_VALUES, stored)
         if type(value) is not int or value.bit_length() < 100
     }
     for value in (0.1 + 0.2, -0.0, 5e-324, 1.7976931348623157e308):
-        assert struct.pack("<d", by_value[repr(value)]) == struct.pack("<d", value)
-    assert by_value[repr(np.float32(0.1))] == float(np.float32(0.1))
+        assert struct.pack("<d", by_value[_label(value)]) == struct.pack("<d", value)
+    assert by_value[_label(np.float32(0.1))] == float(np.float32(0.1))
     for value in (2**53 + 1, -(2**63), 2**63 - 1):
-        assert by_value[repr(value)] == value
-        assert type(by_value[repr(value)]) is int
-    assert by_value[repr(2**63)] == str(2**63)
-    assert by_value["nan"] == "NaN"
-    assert by_value["'NaN'"] == "\\NaN"
-    assert by_value["True"] is True
-    assert by_value["None"] is None
+        assert by_value[_label(value)] == value
+        assert type(by_value[_label(value)]) is int
+    assert by_value[_label(2**63)] == str(2**63)
+    assert by_value["float nan"] == "NaN"
+    assert by_value["str 'NaN'"] == "\\NaN"
+    assert by_value["bool True"] is True
+    assert by_value["NoneType None"] is None
 
 
 def test_every_change_is_told_once_per_rule_and_key(target):
@@ -528,6 +537,7 @@ def test_projects_run_ids_and_keys_are_renamed_one_to_one(a, b):
     assert names.config_key(a) not in names.OWN_CONFIG
 
 
+@pytest.mark.skipif(OLD_TRACKIO, reason="trackio before 0.40 has no canonical_project_name")
 def test_trackio_takes_every_project_name_as_it_is(folder):
     wanted = [
         "ppo",
@@ -705,6 +715,7 @@ def with_blobs(folder, blobs):
 GENERATIONS = [["2+2?", "4", 1.0], ["2+3?", "6", math.nan], ["\ud800", "Infinity", -1.5]]
 
 
+@pytest.mark.skipif(OLD_TRACKIO, reason="trackio before 0.40 cannot list traces")
 def test_generations_become_traces_that_trackio_lists(folder):
     rows, blobs = table_rows(["Input", "output", "SCORE"], GENERATIONS)
     target = with_blobs(folder, blobs)
