@@ -91,7 +91,8 @@ def follows(later: Attempt, earlier: Attempt, last_event: int) -> bool:
     the same launch, or a user who named the run or asked to resume it while no event of the
     other came after that. Clocks alone prove nothing.
     """
-    if later.launch is not None and later.launch == earlier.launch:
+    same = later.launch is not None and later.launch == earlier.launch
+    if same and later.restart != earlier.restart:
         return later.restart > earlier.restart
     return later.evidence in ("explicit", "restart") and last_event < later.start
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from eventlog import blobs
 from eventlog.errors import EventlogError, FormatError, IntegrityError
 from eventlog.event import STATE, digest
 from eventlog.files import LOCAL, Store
-from eventlog.frame import to_events
+from eventlog.frame import PREFIX, to_events
 from eventlog.layout import SEALED
 from eventlog.reader import WriterReader, listing, sealed_segments
 from eventlog.seal import check_sealed
@@ -52,6 +53,8 @@ class WriterReport:
         ``ok``, ``torn`` (an unacknowledged tail, no failure), ``corrupt``, ``missing``, ``fork``.
     declared:
         How many events its writer said it has when it finished; None if it never said.
+    named:
+        The writers of the run that it knew of when it finished.
     problems:
         A sentence each.
     """
@@ -63,11 +66,12 @@ class WriterReport:
     declared: int | None
     files: tuple[FileReport, ...]
     problems: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether it declared how many events it has, and has them."""
-        return self.declared is not None and self.declared == self.events
+        """Whether it declared how many events it has at least, and has them."""
+        return self.declared is not None and self.declared <= self.events
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +97,16 @@ def verify(folder: str, store: Store = LOCAL) -> RunReport:
     missing_blobs: list[str] = []
     for name in found.writers:
         missing_blobs += _blobs(folder, name, store)
-    words = [w.verdict for w in writers] + ([MISSING] if missing_blobs else [])
+    gone = {name for w in writers for name in w.named} - set(found.writers)
+    problems = [f"the writer {name} was there when the run finished" for name in sorted(gone)]
+    problems = [f"{text}, and no file of it is here" for text in problems] + missing_blobs
+    words = [w.verdict for w in writers] + ([MISSING] if problems else [])
     verdict = next((v for v in (*FAILURES, TORN) if v in words), OK)
     declared = [w for w in writers if w.declared is not None]
     complete = "complete" if all(w.complete for w in declared) else "incomplete"
     if not writers or len(declared) < len(writers):
         complete = "unknown" if complete == "complete" else complete
-    return RunReport(folder, verdict, complete, tuple(writers), tuple(missing_blobs))
+    return RunReport(folder, verdict, complete, tuple(writers), tuple(problems))
 
 
 def _writer(folder: str, writer: str, store: Store) -> WriterReport:
@@ -109,25 +116,34 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
     verdict = OK
     events = rows = 0
     declared: int | None = None
+    named: set[str] = set()
     try:
         for table in source.tables():
             seqs = table.column("seq")
             events += seqs[-1].as_py() - seqs[0].as_py() + 1
             rows += table.num_rows
-            declared = _declared(table, writer, declared)
+            for known in _declared(table):
+                named |= set(known)
+                declared = known.get(writer, declared)
     except FormatError as error:
         problems.append(str(error))
         verdict = CORRUPT
     for gap in source.missing:
         problems.append(f"events {gap.first} to {gap.last} are missing: {gap.reason}")
-        bad = any(f.verdict in (TORN, DAMAGED, FOREIGN) for f in files)
-        verdict = CORRUPT if bad else MISSING
+        bad = any(
+            f.verdict == FOREIGN or (f.verdict in (TORN, DAMAGED) and f.last + 1 == gap.first)
+            for f in files
+        )
+        verdict = CORRUPT if bad or verdict == CORRUPT else MISSING
     durable = max((f.durable for f in files), default=0)
     for file in files:
         if file.verdict == FOREIGN:
             problems.append(f"{file.name}: {file.detail}")
-            empty = file.bytes == 0 or "cut off" in file.detail or "starts like" in file.detail
-            verdict = verdict if empty and durable <= source.next_seq else CORRUPT
+            held = _may_hold_events(os.path.join(folder, file.name), store)
+            if held or durable > source.next_seq:
+                verdict = CORRUPT
+            else:  # its writer died, or power was lost, before the first frame was in it
+                verdict = TORN if verdict == OK else verdict
         elif file.lost_bytes:
             problems.append(f"{file.name}: {file.detail}")
             verdict = TORN if verdict == OK else verdict
@@ -143,7 +159,9 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
     if declared is not None and events < declared and verdict in (OK, TORN):
         problems.append(f"its writer declared {declared} events, {events} are here")
         verdict = MISSING
-    return WriterReport(writer, events, rows, verdict, declared, files, tuple(problems))
+    return WriterReport(
+        writer, events, rows, verdict, declared, files, tuple(problems), tuple(sorted(named))
+    )
 
 
 def _files(folder: str, writer: str, store: Store) -> tuple[FileReport, ...]:
@@ -198,8 +216,24 @@ def _segment(path: str, writer: str, store: Store) -> FileReport | None:
         return FileReport(name, FOREIGN, -1, -1, size, detail=str(error))
 
 
-def _declared(table: pa.Table, writer: str, known: int | None) -> int | None:
-    """Return how many events the writer declared in its last words."""
+def _may_hold_events(path: str, store: Store) -> bool:
+    """Return whether a file without a valid header has bytes that look like a frame's."""
+    if path.endswith(".parquet"):
+        return True
+    held = b""
+    try:
+        with store.open(path) as file:
+            while chunk := file.read(2**20):
+                held = held[-16:] + chunk
+                if PREFIX in held or b"durable=" in held:
+                    return True
+    except OSError:
+        return True
+    return False
+
+
+def _declared(table: pa.Table) -> Iterator[dict[str, int | None]]:
+    """Yield what writers declared of all writers they knew: their events, None if unknown."""
     import pyarrow.compute as pc
 
     rows = table.filter(
@@ -207,12 +241,11 @@ def _declared(table: pa.Table, writer: str, known: int | None) -> int | None:
     )
     for data in rows.column("data").to_pylist():
         try:
-            count = loads(data).get(writer)
-        except (ValueError, AttributeError, TypeError):
+            known = loads(data)
+        except (ValueError, TypeError, RecursionError):
             continue
-        if isinstance(count, int):
-            known = count
-    return known
+        if isinstance(known, dict):
+            yield {str(k): v if isinstance(v, int) else None for k, v in known.items()}
 
 
 def _forks(folder: str, writer: str, files: tuple[FileReport, ...], store: Store) -> list[str]:
@@ -224,9 +257,13 @@ def _forks(folder: str, writer: str, files: tuple[FileReport, ...], store: Store
             first, last = max(one.first, other.first), min(one.last, other.last)
             if first > last:
                 continue
-            digests = [_digests(folder, writer, f.name, first, last, store) for f in (one, other)]
-            if digests[0] != digests[1]:
-                differing = [s for s in digests[0] if digests[1].get(s) != digests[0][s]]
+            try:
+                both = [_digests(folder, writer, f.name, first, last, store) for f in (one, other)]
+            except (OSError, FormatError):
+                continue  # sealed in this moment, or reported with the file
+            common = sorted(both[0].keys() & both[1].keys())
+            differing = [seq for seq in common if both[0][seq] != both[1][seq]]
+            if differing:
                 problems.append(
                     f"{one.name} and {other.name} both hold event {differing[0]}, and differ"
                 )

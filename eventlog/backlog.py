@@ -79,6 +79,10 @@ class Backlog:
         dropped, self.dropped = self.dropped, Dropped()
         return dropped
 
+    def __bool__(self) -> bool:
+        """Return whether there is something to write: an event, or the account of lost ones."""
+        return bool(self._events) or self.dropped.events > 0
+
     def __len__(self) -> int:
         return len(self._events)
 

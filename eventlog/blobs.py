@@ -12,26 +12,27 @@ from collections.abc import Iterable
 
 from eventlog.errors import IntegrityError
 from eventlog.files import LOCAL, Files, Store
-from eventlog.layout import BLOBS
+from eventlog.layout import BLOBS, is_blob
 
 #: Values of more bytes than this are kept as blobs.
 INLINE = 2**20
 
 
-def put(folder: str, data: bytes, files: Files = LOCAL) -> tuple[str, str | None]:
+def put(folder: str, data: bytes, files: Files = LOCAL) -> tuple[str, str]:
     """Write a blob into a run's folder.
 
     Returns
     -------
     The SHA-256 in hexadecimal, and the path to sync before an event that names the blob may be
-    called durable (None if the blob was there already).
+    called durable.
     """
     digest = hashlib.sha256(data).hexdigest()
     place = os.path.join(folder, BLOBS)
     path = os.path.join(place, digest)
     try:
-        if files.size(path) == len(data):
-            return digest, None
+        # One that a power cut hit may have its size and not its bytes.
+        if files.size(path) == len(data) and files.read(path) == data:
+            return digest, path
     except OSError:
         pass
     files.make_folder(place)
@@ -43,7 +44,7 @@ def sync(paths: Iterable[str], files: Files = LOCAL) -> None:
     """Make blobs survive a power cut."""
     folders = set()
     for path in paths:
-        fd = os.open(path, os.O_RDONLY)
+        fd = files.open_again(path)
         try:
             files.sync(fd)
         finally:
@@ -51,6 +52,15 @@ def sync(paths: Iterable[str], files: Files = LOCAL) -> None:
         folders.add(os.path.dirname(path))
     for folder in folders:
         files.sync_folder(folder)
+
+
+def put_again(paths: Iterable[str], files: Files = LOCAL) -> None:
+    """Write blobs anew whose sync failed: a second sync of the same file would prove nothing."""
+    for path in paths:
+        data = files.read(path)
+        if hashlib.sha256(data).hexdigest() != os.path.basename(path):
+            raise OSError(5, "a blob did not survive a failed sync", path)
+        files.write_whole(path, data)
 
 
 def get(folder: str, digest: str, store: Store = LOCAL) -> bytes:
@@ -61,6 +71,8 @@ def get(folder: str, digest: str, store: Store = LOCAL) -> bytes:
     IntegrityError
         If it is missing, or its bytes are not those it is named after.
     """
+    if not is_blob(digest):  # a journal from a stranger may name any path
+        raise IntegrityError(f"{digest[:80]!r} names no blob", on=folder)
     path = os.path.join(folder, BLOBS, digest)
     try:
         with store.open(path) as file:

@@ -213,7 +213,9 @@ def cursor_bytes(cursor: Cursor) -> bytes:
     fields = dataclasses.asdict(cursor)
     fields["synced"] = cursor.synced or time.time_ns()
     text = json.dumps({"format": FORMAT, **fields}, sort_keys=True, separators=(",", ":"))
-    return json.dumps({"crc32": f"{zlib.crc32(text.encode()):08x}", "cursor": text}).encode()
+    outer = {"crc32": f"{zlib.crc32(text.encode()):08x}", "cursor": text}
+    # No blanks: a blank that became another one would be no difference to JSON.
+    return json.dumps(outer, separators=(",", ":")).encode()
 
 
 def parse_cursor(content: bytes) -> Cursor:

@@ -131,7 +131,7 @@ def _flatten(data: Mapping[Any, Any], prefix: str, flat: Flat, above: set[int]) 
     for key, value in data.items():
         name = _key(key)
         if name is None:
-            flat.refused.append(f"the key {key!r}: it is no text that can be kept")
+            flat.refused.append(f"the key {_shown(key)}: it is no text that can be kept")
             continue
         name = prefix + name
         if isinstance(value, Mapping):
@@ -147,12 +147,19 @@ def _flatten(data: Mapping[Any, Any], prefix: str, flat: Flat, above: set[int]) 
 def _key(key: object) -> str | None:
     if isinstance(key, bool) or not isinstance(key, (str, int)):
         return None
-    text = str(key)
     try:
+        text = str(key)
         text.encode("utf-8")
-    except UnicodeEncodeError:
+    except ValueError:  # a lone surrogate, or a number of thousands of digits
         return None
     return text
+
+
+def _shown(key: object) -> str:
+    try:
+        return repr(key)[:80]
+    except Exception:
+        return f"of type {type(key).__qualname__}"
 
 
 def make_rows(kind: str, values: Iterable[tuple[str, Any]]) -> tuple[list[Row], list[str]]:

@@ -82,6 +82,18 @@ class Files:
         """Write once; return how many bytes went in (fewer on a full disk)."""
         return os.write(fd, data)
 
+    def length(self, fd: int) -> int:
+        """Return how many bytes the file of a descriptor has."""
+        return os.fstat(fd).st_size
+
+    def modified(self, path: str) -> float:
+        """Return when a file was last written, in seconds since 1970 UTC."""
+        return os.stat(path).st_mtime
+
+    def open_again(self, path: str) -> int:
+        """Return a descriptor of a file that is there, to sync it."""
+        return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
     def sync(self, fd: int) -> None:
         """Make the file's bytes and size survive a power cut."""
         if sys.platform == "darwin":  # fsync there stops at the drive's cache

@@ -23,6 +23,7 @@ Numbers are little-endian. ``seq`` and ``time`` and ``step`` are the same in eve
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -44,7 +45,8 @@ END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 CONTINUATION = b"\xff\xff\xff\xff"
 
 _META = HEAD - 8
-_PREFIX = CONTINUATION + struct.pack("<i", _META)
+#: How every frame begins.
+PREFIX = CONTINUATION + struct.pack("<i", _META)
 _AT_BODY_LENGTH = 8 + 24
 _AT_ROWS = 8 + 64
 _AT_DURABLE = 8 + 592 + len("durable=")
@@ -206,7 +208,7 @@ class _Body:
     def _validity(self, column: int, present: list[bool]) -> None:
         missing = len(present) - sum(present)
         self.nulls[column] = missing
-        bits = sum(1 << i for i, here in enumerate(present) if here) if missing else 0
+        bits = int("".join("01"[here] for here in reversed(present)), 2) if missing else 0
         self._add(bits.to_bytes((len(present) + 7) // 8, "little") if missing else b"")
 
     def _fixed(self, data: bytes, column: int = 0, present: list[bool] | None = None) -> None:
@@ -242,7 +244,7 @@ def _metadata(rows: int, body: _Body) -> bytes:
     buffers = [x for pair in body.buffers for x in pair]
     return b"".join(
         (
-            _PREFIX,
+            PREFIX,
             struct.pack("<I7H2x", 20, 14, 24, 20, 22, 12, 4, 16),
             struct.pack("<iqIIhBx", 16, len(body.bytes), 28, 508, 4, 3),
             struct.pack("<5H6x", 10, 20, 4, 12, 16),
@@ -261,6 +263,28 @@ def _metadata(rows: int, body: _Body) -> bytes:
 # ------------------------------------------------------------------------------ checking
 
 
+_DIGITS = re.compile(rb"[0-9a-f]{24}")
+
+
+def _fixed_bytes() -> tuple[tuple[int, int, bytes], ...]:
+    """Return what is the same in the head of every frame, as (start, stop, bytes)."""
+    one = _metadata(0, _Body([], 0, 0, None))
+    nodes, buffers = 8 + 84 + 4, 8 + 220 + 4
+    spans = (
+        (8, _AT_BODY_LENGTH),
+        (_AT_BODY_LENGTH + 8, _AT_ROWS),
+        (_AT_ROWS + 8, nodes),
+        (nodes + 16 * _COLUMNS, buffers),
+        (buffers + 16 * _BUFFERS, _AT_DURABLE),
+        (_AT_DURABLE + 16, _AT_CRC),
+        (_AT_CRC + 8, HEAD),
+    )
+    return tuple((start, stop, one[start:stop]) for start, stop in spans)
+
+
+_FIXED = _fixed_bytes()
+
+
 class Head(NamedTuple):
     """What a frame's head says before its checksum is known to hold."""
 
@@ -272,18 +296,19 @@ class Head(NamedTuple):
 
 def read_head(head: bytes | memoryview) -> Head | None:
     """Parse the first `HEAD` bytes of a frame; None if they are no frame's."""
-    if len(head) < HEAD or bytes(head[:8]) != _PREFIX:
+    if len(head) < HEAD or bytes(head[:8]) != PREFIX:
+        return None
+    # A compressed or otherwise different message, valid or not, is no frame of format 1.
+    if any(head[start:stop] != fixed for start, stop, fixed in _FIXED):
         return None
     (body,) = _INT64.unpack_from(head, _AT_BODY_LENGTH)
     (rows,) = _INT64.unpack_from(head, _AT_ROWS)
     if not 0 < body <= MAX_FRAME - HEAD or body % 8 or not 0 < rows <= body:
         return None
-    try:
-        durable = int(bytes(head[_AT_DURABLE : _AT_DURABLE + 16]), 16)
-        crc = int(bytes(head[_AT_CRC : _AT_CRC + 8]), 16)
-    except ValueError:
+    digits = bytes(head[_AT_DURABLE : _AT_DURABLE + 16]) + bytes(head[_AT_CRC : _AT_CRC + 8])
+    if _DIGITS.fullmatch(digits) is None:  # int() would take other texts for the same number
         return None
-    return Head(HEAD + body, rows, durable, crc)
+    return Head(HEAD + body, rows, int(digits[:16], 16), int(digits[16:], 16))
 
 
 def checksum(frame: memoryview, seed: int) -> int:

@@ -181,8 +181,14 @@ def _is_there(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except FileNotFoundError:
-        return False
+    except FileNotFoundError:  # none, or /proc hides the processes of others (hidepid)
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True
+        return True
     except (OSError, IndexError):
         return True
 

@@ -32,7 +32,7 @@ from eventlog.event import GAP, Event, Row, flatten, make_rows
 from eventlog.files import LOCAL, Files
 from eventlog.frame import Shape
 from eventlog.identity import process, random_writer
-from eventlog.segment import Header, SegmentWriter
+from eventlog.segment import Header, NotCreated, SegmentWriter
 from eventlog.value import Stored, dumps
 
 #: The levels of durability, weakest first.
@@ -112,6 +112,7 @@ class Writer:
         self._warn = warn
         self._shapes: dict[Any, Shape] = {}
         self._reset(random_writer(), None)
+        Header(run, self.name, 0, 0, self._identity).to_bytes()  # too long a name is found here
         _writers.add(self)
 
     def _reset(self, name: str, parent: str | None) -> None:
@@ -124,20 +125,29 @@ class Writer:
         self._number = 0
         self._seq = 0
         self._durable = 0
-        self._retired: list[tuple[SegmentWriter, int]] = []
+        self._writing: tuple[SegmentWriter, int, int, bytes] | None = None
+        self._retired: list[SegmentWriter] = []
         self._tail: deque[tuple[int, bytes]] = deque()
         self._tail_bytes = 0
         self._rewrite: list[bytes] = []
         self._buffer: list[bytes] = []
         self._buffered = 0
+        self._buffer_for: SegmentWriter | None = None
         self._backlog = Backlog(self.options.memory_bytes)
         self._dropped = 0
         self._error: OSError | None = None
         self._retry_at = 0.0
+        self._rotate_at = 0.0
+        self._sync_error: OSError | None = None
+        self._sync_failures = 0
+        self._sync_after = 0.0
+        self._incomplete = False
         self._closed = False
+        self._close_later = False
         self._wake = threading.Event()
         weakref.finalize(self, self._wake.set).atexit = False
-        self._unsynced_blobs: list[str] = []
+        self._unsynced_blobs: dict[str, None] = {}
+        self._suspect_blobs: dict[str, None] = {}
         self._armed = False
         self._thread: threading.Thread | None = None
         self._identity.update(process())
@@ -153,13 +163,14 @@ class Writer:
     def health(self) -> Health:
         """Return how this writer is."""
         with self._lock:
+            error = self._error or self._sync_error
             return Health(
-                "degraded" if self._error is not None or self._backlog else "ok",
+                "degraded" if error is not None or self._backlog else "ok",
                 self._seq,
                 self._durable,
-                len(self._backlog) + len(self._deferred),
+                len(self._backlog) + len(self._deferred) + len(self._rewrite),
                 self._dropped,
-                None if self._error is None else str(self._error),
+                None if error is None else str(error),
             )
 
     # ---------------------------------------------------------------- append
@@ -185,17 +196,28 @@ class Writer:
         key = (kind, step is None, tuple(data), tuple(map(type, values)))
         shape = self._shapes.get(key)
         if shape is not None and shape.holds(values):
-            with self._lock:
-                fast = not (self._inside or self._backlog or self._closed)
-                seq = self._append_shape(shape, now, step, values, kind, data) if fast else None
+            try:
+                with self._lock:
+                    fast = not (
+                        self._inside
+                        or self._closed
+                        or self._writing
+                        or self._backlog.bytes
+                        or self._backlog.dropped.events
+                    )
+                    seq = self._append_shape(shape, now, step, values, kind, data) if fast else None
+            finally:
+                if self._close_later:
+                    self._close_if_asked()
             if fast:
                 return seq if self.options.durability != "sync" else self._synced(seq)
         return self._append_slow(kind, data, step, now)
 
     def _synced(self, seq: int | None) -> int | None:
         # Not under the lock: a commit takes the lock for syncs before it takes that one.
-        with contextlib.suppress(JournalError):
-            self.commit()
+        if clock.monotonic() >= self._sync_after:
+            with contextlib.suppress(JournalError):
+                self.commit()
         return seq
 
     def _append_shape(
@@ -277,9 +299,8 @@ class Writer:
             If they could not be written.
         """
         digest, path = blobs.put(self.folder, data, self._files)
-        if path is not None:
-            with self._lock:
-                self._unsynced_blobs.append(path)
+        with self._lock:
+            self._unsynced_blobs[path] = None
         return digest
 
     def _outlined(self, row: Row) -> Row:
@@ -298,22 +319,27 @@ class Writer:
         if not rows:
             raise ValueRefused("an event without a key cannot be kept")
         event = Pending(clock.time_ns() if time is None else time, step, tuple(rows))
-        with self._lock:
-            if self._closed:
-                raise JournalError("this run is finished: nothing more can be logged to it")
-            if self._inside:  # a signal's handler, or a destructor, logs in the middle of a log()
-                self._deferred.append(event)
-                return None
-            self._inside = True
-            try:
-                seq = self._append_event(event)
-            finally:
-                self._inside = False
-                if self._deferred:
-                    self._take_deferred()
+        try:
+            with self._lock:
+                if self._closed:
+                    raise JournalError("this run is finished: nothing more can be logged to it")
+                if self._inside:  # a signal's handler, or a destructor, in the middle of a log()
+                    self._deferred.append(event)
+                    return None
+                self._inside = True
+                try:
+                    seq = self._append_event(event)
+                finally:
+                    self._inside = False
+                    if self._deferred:
+                        self._take_deferred()
+        finally:
+            if self._close_later:
+                self._close_if_asked()
         return seq if self.options.durability != "sync" else self._synced(seq)
 
     def _append_event(self, event: Pending) -> int | None:
+        self._settle()
         if self._backlog and not self._drain():
             self._keep(event)
             return None
@@ -335,37 +361,51 @@ class Writer:
     def _take_deferred(self) -> None:
         while self._deferred:
             event = self._deferred.popleft()
-            with contextlib.suppress(ValueRefused, JournalError):
-                self.append_rows(list(event.rows), event.step, event.time)
+            self._inside = True
+            try:
+                self._append_event(event)
+            except ValueRefused as error:
+                self._warn(str(error))
+            finally:
+                self._inside = False
 
     # ---------------------------------------------------------------- segments
 
     def _open_segment(self) -> SegmentWriter:
         """Return the segment to append to, a new one if need be. Raises OSError."""
         segment = self._segment
-        if segment is not None and not segment.broken:
-            if segment.size < self.options.segment_bytes:
-                return segment
-            self._retire(segment)
+        usable = segment is not None and not segment.broken
+        if segment is not None and usable and segment.size < self.options.segment_bytes:
+            return segment
         now = clock.monotonic()
+        if segment is not None and usable:
+            if now < self._rotate_at:
+                return segment
+            self._write_buffer(segment)
         if self._error is not None and now < self._retry_at:
             raise self._error
         try:
-            segment = self._new_segment()
-        except OSError:
+            made = self._new_segment()
+        except NotCreated:
             # An inode table may be full while a file can still grow: go on with the old segment.
-            old = self._segment
-            if old is None or old.broken or self._rewrite:
+            if segment is None or segment.broken:
                 self._retry_at = now + RETRY_SECONDS
                 raise
-            return old
-        self._segment = segment
+            self._rotate_at = now + RETRY_SECONDS
+            return segment
+        except OSError:
+            # A successor was seen: who seals may have taken the old segment for closed.
+            self._retry_at = now + RETRY_SECONDS
+            self._let_go()
+            raise
+        self._let_go()
+        self._segment = made
         if not self._backlog:
             self._error = None
-        return segment
+        return made
 
     def _new_segment(self) -> SegmentWriter:
-        first = self._seq - len(self._rewrite)
+        first = self._seq - len(self._rewrite) - len(self._buffer)
         header = Header(self.run, self.name, self._number, first, self._identity)
         self._number += 1
         segment = SegmentWriter(self.folder, header, self._files)
@@ -374,22 +414,21 @@ class Writer:
             for frame in self._rewrite:
                 segment.append(segment.encoder.again(frame))
         except BaseException:
-            segment.abandon()
+            segment.discard()
             raise
         self._rewrite = []
         return segment
 
-    def _retire(self, segment: SegmentWriter) -> None:
-        """Close a full segment; the group commit syncs it before anything in the next one."""
-        self._write_buffer(segment)
+    def _let_go(self) -> None:
+        """Append no more to the segment; the next commit syncs it before anything behind it."""
+        segment, self._segment = self._segment, None
+        if segment is None:
+            return
         with contextlib.suppress(OSError):
             segment.end()
-        self._retired.append((segment, self._seq))
-        self._segment = None
+        self._retired.append(segment)
         if self.options.durability in ("memory", "os"):
-            for old, _seq in self._retired:
-                old.abandon()
-            self._retired = []
+            segment.abandon()  # one descriptor for all; a commit opens it again
 
     def _put(self, segment: SegmentWriter, frame: bytes) -> bool:
         """Write the frame of event `_seq`, to a new segment if this one fails; False if neither."""
@@ -398,34 +437,72 @@ class Writer:
             self._put_buffer(segment, frame)
         else:
             try:
-                segment.append(frame)
+                self._put_file(segment, frame)
             except OSError as error:
                 if not self._move(frame, error):
                     return False
-            self._seq += 1
-            if level != "os":
-                self._tail.append((self._seq, frame))
-                self._tail_bytes += len(frame)
-                if self._tail_bytes > self.options.memory_bytes:
-                    self._tail_bytes -= len(self._tail.popleft()[1])
         if not self._armed and level in ("group", "memory"):
             self._arm()
         return True
 
+    def _put_file(self, segment: SegmentWriter, frame: bytes) -> None:
+        self._writing = (segment, segment.size + len(frame), self._seq, frame)
+        try:
+            segment.append(frame)
+        except OSError:
+            self._writing = None
+            raise
+        self._written(self._seq, frame)
+        self._writing = None
+
+    def _written(self, seq: int, frame: bytes) -> None:
+        self._seq = seq + 1
+        if self.options.durability == "os" or (self._tail and self._tail[-1][0] == self._seq):
+            return
+        self._tail.append((self._seq, frame))
+        self._tail_bytes += len(frame)
+        while self._tail_bytes > self.options.memory_bytes:
+            self._tail_bytes -= len(self._tail.popleft()[1])
+
+    def _settle(self) -> None:
+        """Find out whether an event was written whose append an exception from outside ended
+        (Ctrl-C): the file's length tells, and the next event must not get the same seq.
+        """
+        if self._writing is None:
+            return
+        segment, end, seq, frame = self._writing
+        try:
+            length = segment.length()
+        except OSError:
+            length = -1
+        if length == end:
+            segment.size = end
+            self._written(seq, frame)
+        if length in (end, end - len(frame)):
+            segment.broken = False
+        self._writing = None
+
     def _put_buffer(self, segment: SegmentWriter, frame: bytes) -> None:
-        self._buffer.append(frame)
-        self._buffered += len(frame)
+        size = len(frame)
+        if not self._buffer:
+            self._buffer_for = segment
+        elif self._buffer_for is not segment:  # a failed sync came between
+            self._buffer = [segment.encoder.again(f) for f in self._buffer]
+            self._buffer_for = segment
         self._seq += 1
+        self._buffered += size
+        self._buffer.append(frame)
         if self._buffered >= BUFFER_BYTES:
             try:
                 self._write_buffer(segment)
             except OSError as error:
-                segment.abandon()
-                self._segment = None
+                self._let_go()
                 self._trouble(error)
 
     def _write_buffer(self, segment: SegmentWriter) -> None:
         if self._buffer:
+            if self._buffer_for is not segment:
+                self._buffer = [segment.encoder.again(f) for f in self._buffer]
             frames, self._buffer, self._buffered = self._buffer, [], 0
             self._rewrite = frames
             segment.append(b"".join(frames))
@@ -433,17 +510,16 @@ class Writer:
 
     def _move(self, frame: bytes, error: OSError) -> bool:
         """The segment is broken: try a new one at once. Return whether the frame is in it."""
-        old = self._segment
-        if old is not None:
-            old.abandon()
-        self._segment = None
+        self._let_go()
         try:
-            segment = self._new_segment()
-            segment.append(segment.encoder.again(frame))
+            segment = self._segment = self._new_segment()
+            self._put_file(segment, segment.encoder.again(frame))
         except OSError as second:
+            if self._segment is not None:
+                self._segment.discard()
+                self._segment = None
             self._trouble(second)
             return False
-        self._segment = segment
         self._warn(f"a segment could not be written ({error}); a new one was begun")
         return True
 
@@ -469,16 +545,30 @@ class Writer:
         if clock.monotonic() < self._retry_at:
             return False
         try:
-            while self._backlog:
-                with contextlib.suppress(ValueRefused):
-                    self._write_event(self._backlog.first())
-                self._backlog.pop()
+            while len(self._backlog):
+                self._write_first()
             self._record_gap()
         except OSError as error:
             self._trouble(error)
             return False
         self._error = None
         return True
+
+    def _write_first(self) -> None:
+        """Write the oldest event that waits, and forget it only then."""
+        event, before = self._backlog.first(), self._seq
+        try:
+            self._write_event(event)
+        except ValueRefused as error:  # no frame could hold it
+            self._warn(str(error))
+            self._backlog.dropped.add(event)
+            self._dropped += 1
+        except BaseException:
+            self._settle()
+            if self._seq > before:
+                self._backlog.pop()
+            raise
+        self._backlog.pop()
 
     def _record_gap(self) -> None:
         if not self._backlog.dropped.events:
@@ -515,53 +605,83 @@ class Writer:
         ------
         JournalError
             If the system reports that it could not. What was not durable is appended again to a
-            new segment, so that a later call may succeed.
+            new segment, so that a later call may succeed. Also in the handler of a signal that
+            came in the middle of an append of the same thread.
         """
-        with self._sync_lock:
+        self._retry_at = self._rotate_at = 0.0
+        # A handler may hold the lock that the committing thread waits for: never wait for it then.
+        mine = self._lock._is_owned()  # type: ignore[attr-defined]
+        if (mine and self._inside) or not self._sync_lock.acquire(blocking=not mine):
+            raise JournalError(
+                "a sync was asked for in the middle of a log() of the same thread",
+                on=self.folder,
+                hint="in a signal's handler call finish(), or set a flag and flush later",
+            )
+        try:
+            self._commit()
+        finally:
+            self._sync_lock.release()
+            self._close_if_asked()
+
+    def _commit(self) -> None:
+        with self._lock:
+            self._armed = False
+            self._settle()
+            self._flush_waiting()
+            segment = self._segment
+            target = self._seq - len(self._rewrite) - len(self._buffer)
+            retired, self._retired = self._retired, []
+            fresh, self._unsynced_blobs = self._unsynced_blobs, {}
+            suspect, self._suspect_blobs = self._suspect_blobs, {}
+        try:
+            blobs.put_again(suspect, self._files)
+            blobs.sync(fresh, self._files)
+        except OSError as error:
             with self._lock:
-                self._armed = False
-                self._flush_waiting()
-                segment, target = self._segment, self._seq
-                retired, self._retired = self._retired, []
-                fresh, self._unsynced_blobs = self._unsynced_blobs, []
-            try:
-                if fresh:
-                    blobs.sync(fresh, self._files)
-                for old, _seq in retired:
-                    old.sync()
-                    old.close()
-                if segment is not None:
-                    segment.sync()
-            except OSError as error:
-                self._poison(segment, retired, error)
+                self._retired = retired + self._retired
+                self._suspect_blobs = {**suspect, **fresh, **self._suspect_blobs}
+                self._sync_failed(error)
+            raise self._not_durable(error) from error
+        try:
+            for old in retired:
+                old.sync()
+                old.close()
+            if segment is not None:
+                segment.sync()
+        except OSError as error:
+            self._poison(segment, retired, error)
+            raise self._not_durable(error) from error
+        with self._lock:
+            if self._incomplete:
+                raise self._not_durable(self._sync_error or OSError(5, "too much for memory"))
+            self._sync_failures, self._sync_after, self._sync_error = 0, 0.0, None
+            self._advance(target)
+            if self._backlog or self._rewrite:
                 raise JournalError(
-                    f"events from seq {self._durable} on are not durable: a sync failed ({error})",
+                    f"{len(self._backlog) + len(self._rewrite)} events wait in memory: the "
+                    f"journal cannot be written ({self._error})",
                     on=self.folder,
-                ) from error
-            with self._lock:
-                self._advance(target)
-                if self._backlog or self._rewrite:
-                    raise JournalError(
-                        f"{len(self._backlog)} events wait in memory: the journal cannot be "
-                        f"written ({self._error})",
-                        on=self.folder,
-                    )
+                )
+
+    def _not_durable(self, error: OSError) -> JournalError:
+        what = f"events from seq {self._durable} on are not durable: a sync failed ({error})"
+        return JournalError(what, on=self.folder)
 
     def _flush_waiting(self) -> None:
         """Bring buffered and waiting events to the segment, as far as it can take them."""
+        self._inside = True
         try:
+            if self._rewrite:
+                self._segment = self._open_segment()
+            if self._backlog:
+                self._drain()
             if self._buffer:
                 self._write_buffer(self._open_segment())
-            if self._rewrite:
-                self._open_segment()
-            if self._backlog and not self._inside:
-                self._inside = True
-                try:
-                    self._drain()
-                finally:
-                    self._inside = False
         except OSError as error:
             self._trouble(error)
+        finally:
+            self._inside = False
+            self._take_deferred()
 
     def _advance(self, durable: int) -> None:
         if durable <= self._durable:
@@ -572,50 +692,80 @@ class Writer:
         while self._tail and self._tail[0][0] <= durable:
             self._tail_bytes -= len(self._tail.popleft()[1])
 
+    def _sync_failed(self, error: OSError) -> None:
+        """Wait longer before each next try, so that a disk that is dying is not filled."""
+        self._sync_failures += 1
+        delay = min(RETRY_SECONDS * 2 ** min(self._sync_failures - 1, 6), 60.0)
+        self._sync_error, self._sync_after = error, clock.monotonic() + delay
+        if self.options.durability in ("group", "memory") and not self._closed:
+            self._arm()
+
     def _poison(
-        self,
-        segment: SegmentWriter | None,
-        retired: list[tuple[SegmentWriter, int]],
-        error: OSError,
+        self, segment: SegmentWriter | None, retired: list[SegmentWriter], error: OSError
     ) -> None:
         """A sync failed: the kernel may have dropped pages and will not say so again."""
         with self._lock:
-            for old, _seq in retired:
+            poisoned = [*retired, *self._retired]
+            poisoned += [s for s in {id(x): x for x in (segment, self._segment)}.values() if s]
+            for old in poisoned:
                 old.abandon()
-            if segment is not None:
-                segment.abandon()
-            if self._segment is not None:
-                self._segment.abandon()
-            self._segment = None
-            self._rewrite = [frame for _seq, frame in self._tail]
+            self._segment, self._retired = None, []
+            self._rewrite = [frame for _seq, frame in self._tail] or self._rewrite
+            first = self._seq - len(self._buffer) - len(self._rewrite)
+            if first > self._durable:  # memory does not hold all of it any more
+                self._incomplete = True
+            again = self._sync_failures > 0
+            self._sync_failed(error)
             self._warn(f"a sync of the journal failed ({error}); its tail is written again")
             try:
                 self._segment = self._new_segment()
             except OSError as second:
                 self._trouble(second)
+                return
+            for old in poisoned if again and not self._incomplete else ():
+                if old.first_seq >= self._durable:  # only a copy of the tail, now written again
+                    old.discard()
 
     def close(self) -> None:
-        """End the segment, make it durable, let go of it. Idempotent; never raises OSError."""
+        """End the segment, make it durable, let go of it. Idempotent; never raises OSError.
+
+        In a signal's handler that came in the middle of an append of the same thread, that append
+        does it when it ends.
+        """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
+            if self._inside:
+                self._close_later = True
+                return
+        self._close()
+
+    def _close_if_asked(self) -> None:
+        if self._close_later and not self._lock._is_owned():  # type: ignore[attr-defined]
+            self._close_later = False
+            self._close()
+
+    def _close(self) -> None:
         self._wake.set()
         try:
             self.commit()
         except JournalError as error:
             self._warn(str(error))
         with self._sync_lock, self._lock:
-            segment, self._segment = self._segment, None
-            if segment is None or segment.broken:
-                return
-            try:
-                segment.end()
-                segment.sync()
-                segment.close()
-            except OSError as error:
-                self._warn(f"the journal's last segment could not be closed ({error})")
-                segment.abandon()
+            self._end_segment()
+
+    def _end_segment(self) -> None:
+        segment, self._segment = self._segment, None
+        if segment is None:
+            return
+        try:
+            segment.end()
+            segment.sync()
+            segment.close()
+        except OSError as error:
+            self._warn(f"the journal's last segment could not be closed ({error})")
+            segment.abandon()
 
     # ---------------------------------------------------------------- fork
 
@@ -625,7 +775,7 @@ class Writer:
         closed = self._closed
         if self._segment is not None:
             self._segment.abandon()
-        for old, _seq in self._retired:
+        for old in self._retired:
             old.abandon()
         self._reset(random_writer(), parent)
         self._closed = closed
@@ -639,11 +789,11 @@ def _commit_loop(reference: weakref.ref[Writer], wake: threading.Event) -> None:
         if writer is None or writer._closed:
             return
         wake.clear()
-        seconds = writer.options.group_seconds
+        seconds = max(writer.options.group_seconds, writer._sync_after - clock.monotonic())
         del writer
         clock.sleep(seconds)
         writer = reference()
-        if writer is None:
+        if writer is None or writer._closed:
             return
         with contextlib.suppress(JournalError):
             writer.commit()

@@ -6,8 +6,8 @@ sealing moves from one to the other is always in one of the two lists.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import errno
 import json
 import os
 import zlib
@@ -98,7 +98,7 @@ def _parse_sealed(parquet: Any, path: str) -> list[SealedSegment]:
     meta = parquet.metadata.metadata or {}
     try:
         check_format(meta[b"eventlog.format"].decode())
-        text = meta[b"eventlog.segments"] + meta[b"eventlog.rows"]
+        text = meta[b"eventlog.segments"] + meta[b"eventlog.groups"]
         if zlib.crc32(text) != int(meta[b"eventlog.crc32"], 16):
             raise FormatError(
                 "the metadata of a sealed file is damaged: its checksum does not hold"
@@ -123,10 +123,32 @@ def open_parquet(path: str, store: Store) -> Any:
 
     file = store.open(path)
     try:
-        return pq.ParquetFile(file, page_checksum_verification=True, arrow_extensions_enabled=False)
+        if file.read(4) != b"PAR1":  # libraries look at the one at the end only
+            raise OSError(22, "its first bytes are not those of a Parquet file")
+        # Without threads of Arrow: one that is left over by a failed read aborts the interpreter.
+        return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         file.close()
         raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
+
+
+def sealed_groups(parquet: Any, path: str) -> list[tuple[int, int, int, int]]:
+    """Return rows, first seq, last seq and fingerprint of each row group of a sealed file.
+
+    Raises
+    ------
+    FormatError
+        If its metadata are damaged.
+    """
+    _parse_sealed(parquet, path)
+    try:
+        groups = json.loads(parquet.metadata.metadata[b"eventlog.groups"])
+        found = [(int(n), int(first), int(last), int(crc)) for n, first, last, crc in groups]
+    except (KeyError, ValueError, TypeError) as error:
+        raise FormatError(f"this is no sealed file of an event log ({error!r})", on=path) from error
+    if len(found) != parquet.num_row_groups:
+        raise FormatError("a sealed file has not the row groups that were sealed", on=path)
+    return found
 
 
 def span_table(span: Span, reader: SegmentReader) -> pa.Table:
@@ -200,7 +222,9 @@ class WriterReader:
         self.verdicts: dict[str, Verdict] = {}
         self._skip = skip_missing
         self._store = store
+        self._vanished = False
         self._firsts: dict[str, int] = {}
+        self._ends: dict[str, tuple[int, int]] = {}
         self._faults: dict[str, str] = {}
 
     def tables(self) -> Iterator[pa.Table]:
@@ -210,30 +234,49 @@ class WriterReader:
         ------
         FormatError
             For a file that cannot be what its name says.
+        OSError
+            If a file is there, cannot be read, and no other holds its events.
         """
         tries = 0
         while True:
             before = self.next_seq
+            self._vanished = False
+            failed: OSError | None = None
             for path in self._sources():
-                with contextlib.suppress(FileNotFoundError):  # sealed in this moment: list again
+                try:
                     yield from self.file(path)
+                except OSError as error:
+                    self._note(path, error)
+                    failed = None if self._vanished else error
                 if self.next_seq > before:
                     break
             if self.next_seq > before:
                 tries = 0
                 continue
             ahead = self._ahead()
+            tries += 1
+            if (self._vanished or ahead is not None) and tries < _TRIES:
+                continue  # sealed in this moment, or being copied: list again
+            if failed is not None:
+                raise failed
             if ahead is None:
                 return
-            tries += 1
-            if tries < _TRIES:
-                continue
             reason = "; ".join(self._faults.values()) or "no file holds them"
             self.missing.append(Missing(self.next_seq, ahead - 1, reason))
             if not self._skip:
                 return
             self.next_seq = ahead
             tries = 0
+
+    def _note(self, path: str, error: OSError) -> None:
+        """Remember that a file could not be read; `FileNotFoundError` and a stale handle of NFS
+        mean that it was sealed a moment ago.
+        """
+        self._firsts.pop(path, None)
+        if isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE:
+            self._vanished = True
+        else:
+            self._faults[path] = f"{os.path.basename(path)}: {error}"
 
     def events(self) -> Iterator[Event]:
         """Yield the events one by one."""
@@ -249,7 +292,7 @@ class WriterReader:
         for name in found.segments.get(self.writer, ()):
             path = os.path.join(self.folder, str(name))
             first = self._first_of(path)
-            if first is not None and first <= self.next_seq:
+            if first is not None and first <= self.next_seq and not self._exhausted(path):
                 live.append((first, path))
         sealed = [
             os.path.join(self.folder, SEALED, str(name))
@@ -265,10 +308,21 @@ class WriterReader:
         found = listing(self.folder, self._store)
         firsts = [name.first for name in found.sealed.get(self.writer, ())]
         for name in found.segments.get(self.writer, ()):
-            first = self._first_of(os.path.join(self.folder, str(name)))
-            if first is not None and self._holds_any(os.path.join(self.folder, str(name))):
+            path = os.path.join(self.folder, str(name))
+            first = self._first_of(path)
+            if first is not None and first > self.next_seq and self._holds_any(path):
                 firsts.append(first)
         return min((first for first in firsts if first > self.next_seq), default=None)
+
+    def _exhausted(self, path: str) -> bool:
+        """Return whether a segment was read to an end before `next_seq` and has not grown."""
+        size, end = self._ends.get(path, (-1, 0))
+        if end > self.next_seq:
+            return False
+        try:
+            return self._store.size(path) == size
+        except OSError:
+            return False
 
     def _holds_any(self, path: str) -> bool:
         try:
@@ -284,7 +338,10 @@ class WriterReader:
                     if reader.header.writer != self.writer:
                         raise FormatError(f"its header names the writer {reader.header.writer}")
                     self._firsts[path] = reader.header.first_seq
-            except (FormatError, OSError) as error:
+            except OSError as error:
+                self._note(path, error)
+                return None
+            except FormatError as error:
                 self._faults[path] = f"{os.path.basename(path)}: {error}"
                 return None
         return self._firsts[path]
@@ -296,6 +353,7 @@ class WriterReader:
         return self._read_sealed(path) if path.endswith(".parquet") else self._read_segment(path)
 
     def _read_segment(self, path: str) -> Iterator[pa.Table]:
+        size = self._store.size(path)
         with SegmentReader(path, self._store) as reader:
             for span in reader.spans():
                 if span.first_seq + span.count <= self.next_seq:
@@ -307,6 +365,7 @@ class WriterReader:
         if verdict is not None:
             name = os.path.basename(path)
             self.verdicts[name] = verdict
+            self._ends[path] = (size, verdict.next_seq)
             if verdict.detail:
                 self._faults[path] = f"{name}: {verdict.detail}"
 
@@ -315,14 +374,16 @@ class WriterReader:
         import pyarrow.compute as pc
 
         with open_parquet(path, self._store) as parquet:
-            _parse_sealed(parquet, path)
+            groups = sealed_groups(parquet, path)
             names = frames.schema().names
             held: pa.Table | None = None
             try:
                 for group in range(parquet.num_row_groups):
-                    if _last_seq(parquet, group) < self.next_seq:
+                    if groups[group][2] < self.next_seq:
                         continue
-                    rows = parquet.read_row_group(group, columns=[*names, "writer"])
+                    rows = parquet.read_row_group(
+                        group, columns=[*names, "writer"], use_threads=False
+                    )
                     rows = rows.filter(pc.equal(rows.column("writer"), self.writer)).select(names)
                     rows = rows.cast(frames.schema())
                     held = rows if held is None else pa.concat_tables([held, rows])
@@ -345,12 +406,6 @@ class WriterReader:
         import numpy as np
 
         return table.slice(int(np.searchsorted(table.column(0).to_numpy(), self.next_seq)))
-
-
-def _last_seq(parquet: Any, group: int) -> int:
-    statistics = parquet.metadata.row_group(group).column(0).statistics
-    known = statistics is not None and statistics.has_min_max
-    return int(statistics.max) if known else 2**63 - 1
 
 
 def _cut(table: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -99,7 +99,7 @@ def _choose(
 ) -> tuple[RunFile, str, list[str]]:
     if asked.id is not None:
         return (*_given(journal, asked, files), [])
-    others = [] if asked.resume == "never" else list(_same_name(journal, asked, files))
+    others = [] if asked.resume == "never" else list(_same_name(journal, asked, launch, files))
     if asked.resume in ("allow", "must"):
         if others:
             return others[-1].run, "resumed", []
@@ -154,13 +154,21 @@ class _Other:
         return False
 
 
-def _same_name(journal: str, asked: Asked, files: Files) -> Iterator[_Other]:
-    """Yield the runs of this project, name and owner, the latest last."""
-    if asked.name is None:
-        return
+def _same_name(
+    journal: str, asked: Asked, launch: identity.Launch, files: Files
+) -> Iterator[_Other]:
+    """Yield the runs of this project, name and owner, the latest last; without a name only the
+    one whose id this launch makes.
+    """
     project = os.path.join(journal, PROJECT_PREFIX + escape(asked.project))
     found: list[tuple[int, str, _Other]] = []
-    for name in files.names(project):
+    names = files.names(project)
+    if asked.name is None:
+        if launch.id is None:
+            return
+        made = identity.id_from_launch(asked.project, "", launch.id)
+        names = [n for n in names if n == RUN_PREFIX + made]
+    for name in names:
         folder = os.path.join(project, name)
         if not name.startswith(RUN_PREFIX) or not files.is_folder(folder):
             continue
@@ -168,7 +176,7 @@ def _same_name(journal: str, asked: Asked, files: Files) -> Iterator[_Other]:
             run = runfile.read(folder, files)
         except EventlogError:
             continue
-        if run.name != asked.name or run.project != asked.project:
+        if run.name != (asked.name or run.id) or run.project != asked.project:
             continue
         parts = headers(folder, files)
         known = attempts(parts)

@@ -100,8 +100,10 @@ class Run:
         *,
         options: Options | None = None,
         strict: bool = False,
+        quiet: bool = False,
     ) -> None:
         self._pid = os.getpid()
+        self._quiet = quiet
         self._strict = strict
         self._warned: set[str] = set()
         self._finished = False
@@ -266,7 +268,7 @@ class Run:
                 seal(writer.folder, writer=writer.name)
             except (OSError, EventlogError, MemoryError) as error:
                 self._warn(f"the run was not sealed ({error}); eventlog seal can do it later")
-        if os.getpid() == self._pid:
+        if os.getpid() == self._pid and not self._quiet:
             print(
                 f"eventlog: {self.name} {self._ended_as(exit_code)}, {writer.seq} events in "
                 f"{self.folder}",
@@ -356,7 +358,7 @@ def init(
     strict:
         Raise `ValueRefused` for what cannot be kept instead of warning.
     quiet:
-        Do not print where the journal is.
+        Do not print where the journal is, at the start and at the end.
 
     Raises
     ------
@@ -381,7 +383,7 @@ def init(
     asked = _asked(project, name, id, resume)
     journal, advice = home.prepare(os.fspath(dir) if dir is not None else None)
     decision = _decide(journal, asked)
-    run = Run(decision, journal, options=Options(durability=level), strict=strict)
+    run = Run(decision, journal, options=Options(durability=level), strict=strict, quiet=quiet)
     _begin(run, decision, config, tags, {"group": group, "job_type": job_type, "notes": notes})
     if not quiet:
         _say(run, decision, advice)

@@ -6,13 +6,13 @@ so. The Parquet file is put in place whole and read back before a segment is rem
 with anything but whole frames is kept beside it, bytes and all. Killed at any moment, sealing
 leaves a folder that reads the same, and goes on when it is called again.
 
-Sealed files hold the columns ``run`` and ``writer`` behind the journal's own, so that files
+Sealed files hold the columns ``run_id`` and ``writer`` behind the journal's own, so that files
 of many runs can be read, or compacted, as one table. The key-value metadata has
 
 ================  =============================================================================
 eventlog.format   ``1.0``
 eventlog.segments what each segment's header and verdict were: a JSON array
-eventlog.rows     the `fingerprint` of each row group, eight hexadecimal digits each, with commas
+eventlog.groups   a JSON array, per row group [rows, first seq, last seq, `fingerprint`]
 eventlog.crc32    the CRC-32 of the text of the two before, eight hexadecimal digits
 ================  =============================================================================
 """
@@ -24,8 +24,9 @@ import dataclasses
 import itertools
 import json
 import os
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from eventlog import frame as frames
@@ -33,7 +34,14 @@ from eventlog.errors import FormatError, IntegrityError
 from eventlog.files import LOCAL, TEMPORARY, Files, Store
 from eventlog.identity import provably_gone
 from eventlog.layout import SEALED, SealedName, SegmentName
-from eventlog.reader import SealedSegment, listing, open_parquet, sealed_segments, span_table
+from eventlog.reader import (
+    SealedSegment,
+    listing,
+    open_parquet,
+    sealed_groups,
+    sealed_segments,
+    span_table,
+)
 from eventlog.segment import FORMAT, OPEN, WHOLE, SegmentReader
 
 if TYPE_CHECKING:
@@ -41,6 +49,10 @@ if TYPE_CHECKING:
 
 #: Rows of a row group: about 20,000 events of six metrics, some megabytes in memory.
 GROUP_ROWS = 131_072
+#: A row group of large values ends when it has grown beyond so many bytes.
+GROUP_BYTES = 64 * 2**20
+#: A temporary file untouched for so many seconds was left by a process that died.
+STALE_SECONDS = 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +102,12 @@ def seal(
             continue
         done = _sealed_parts(folder, name, files)
         for group in _consecutive(folder, [n for n in closed if n not in done], files):
-            out = _add(out, _seal_group(folder, group, files))
+            try:
+                out = _add(out, _seal_group(folder, group, files))
+            except FileNotFoundError:
+                # Another process seals the same segments, and was quicker: all is well.
+                if all(files.exists(scanned.path) for scanned in group):
+                    raise
         for segment in closed:
             if segment in done:
                 out = _add(out, _remove_sealed(folder, segment, done[segment], files))
@@ -127,10 +144,13 @@ def _is_closed(path: str, files: Files) -> bool:
                 return True
         with files.open(path) as file:
             file.seek(-len(frames.END_OF_STREAM), os.SEEK_END)
-            # Only a hint: `_seal_group` scans the segment and sees whether it really ends here.
-            return file.read() == frames.END_OF_STREAM
+            if file.read() != frames.END_OF_STREAM:
+                return False
     except (OSError, FormatError):
         return False
+    # A live segment whose last value ends in the same bytes must not be taken for a closed one.
+    scanned = _scan(path, files)
+    return scanned is not None and scanned.part.verdict == WHOLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,16 +197,26 @@ def _scan(path: str, files: Files) -> _Scanned | None:
 
 
 def _seal_group(folder: str, group: list[_Scanned], files: Files) -> Sealed:
-    first = group[0].part.header.first_seq
+    writer = group[0].part.header.writer
+    first = _first_unsealed(folder, writer, group[0].part.header.first_seq, files)
     last = max(scanned.part.next_seq for scanned in group) - 1
-    name = SealedName(group[0].part.header.writer, first, last)
+    if first > last or not _agree(group, files):
+        return Sealed(kept=tuple(os.path.basename(scanned.path) for scanned in group))
+    name = SealedName(writer, first, last)
     place = os.path.join(folder, SEALED)
     path = os.path.join(place, str(name))
     made: tuple[str, ...] = ()
     rows = 0
     if not files.exists(path):
         files.make_folder(place)
-        rows = _write(path, group, files)
+        _clear(place, files)
+
+        def unsealed() -> bool:
+            return _first_unsealed(folder, writer, first, files) == first
+
+        rows = _write(path, group, first, unsealed, files)
+        if not rows:  # another process was quicker; the next call goes on from there
+            return Sealed()
         made = (str(name),)
     out = Sealed(made, last - first + 1 if made else 0, rows)
     for scanned in group:
@@ -194,6 +224,59 @@ def _seal_group(folder: str, group: list[_Scanned], files: Files) -> Sealed:
         segment = SegmentName(header.writer, header.segment)
         out = _add(out, _remove_sealed(folder, segment, scanned.part, files))
     return out
+
+
+def _first_unsealed(folder: str, writer: str, first: int, files: Files) -> int:
+    """Return the first seq from `first` on that no sealed file of the writer holds, so that
+    programs which read all of them see no event twice.
+    """
+    for name in listing(folder, files).sealed.get(writer, ()):
+        if name.first <= first <= name.last:
+            first = name.last + 1
+    return first
+
+
+def _agree(group: list[_Scanned], files: Files) -> bool:
+    """Return whether events that two segments of a group hold are equal: if they differ, both
+    segments are evidence.
+    """
+    end = group[0].part.next_seq
+    for one, other in itertools.pairwise(group):
+        first = other.part.header.first_seq
+        last = min(end, other.part.next_seq)
+        if first < last:
+            prints = [_fingerprint_of(s, first, last, files) for s in (one, other)]
+            if None not in prints and prints[0] != prints[1]:
+                return False
+        end = max(end, other.part.next_seq)
+    return True
+
+
+def _fingerprint_of(scanned: _Scanned, first: int, last: int, files: Files) -> int | None:
+    """Return the fingerprint of some events of a segment; None if it does not hold them all."""
+    import numpy as np
+    import pyarrow as pa
+
+    if scanned.part.header.first_seq > first or scanned.part.next_seq < last:
+        return None
+    parts = []
+    with SegmentReader(scanned.path, files) as reader:
+        for span in reader.spans():
+            if span.first_seq < last and span.first_seq + span.count > first:
+                table = span_table(span, reader)
+                ends = np.searchsorted(table.column(0).to_numpy(), [first, last])
+                parts.append(table.slice(int(ends[0]), int(ends[1] - ends[0])))
+    return fingerprint(pa.concat_tables(parts).combine_chunks())
+
+
+def _clear(place: str, files: Files) -> None:
+    """Remove what a sealing that was killed left long ago."""
+    for name in files.names(place):
+        path = os.path.join(place, name)
+        with contextlib.suppress(OSError):
+            old = time.time() - files.modified(path) > STALE_SECONDS
+            if name.startswith(TEMPORARY) and old:
+                files.remove(path)
 
 
 def _sealed_parts(folder: str, writer: str, files: Files) -> dict[SegmentName, SealedSegment]:
@@ -220,14 +303,21 @@ def _remove_sealed(folder: str, segment: SegmentName, part: SealedSegment, files
     return Sealed()
 
 
-def _write(path: str, group: list[_Scanned], files: Files) -> int:
-    """Write, sync, check and put in place; return the number of rows."""
+def _write(
+    path: str, group: list[_Scanned], first: int, wanted: Callable[[], bool], files: Files
+) -> int:
+    """Write, sync, check and put in place; return the number of rows, 0 if it is not `wanted`
+    any more.
+    """
     part = os.path.join(os.path.dirname(path), f"{TEMPORARY}{os.urandom(8).hex()}")
     try:
-        rows, prints = _write_rows(part, group, files)
+        rows, prints = _write_rows(part, group, first, files)
         _sync(part, files)
-        if prints != _fingerprints(part, files):
+        if prints != _groups_in(part, files):
             raise IntegrityError("a sealed file did not read back as it was written", on=path)
+        if not wanted():
+            files.remove(part)
+            return 0
         files.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -238,7 +328,7 @@ def _write(path: str, group: list[_Scanned], files: Files) -> int:
 
 
 def _sync(path: str, files: Files) -> None:
-    fd = os.open(path, os.O_RDONLY)
+    fd = files.open_again(path)
     try:
         files.sync(fd)
     finally:
@@ -249,50 +339,59 @@ def sealed_schema() -> pa.Schema:
     """Return the schema of sealed files, without its metadata."""
     import pyarrow as pa
 
-    run = pa.field("run", pa.utf8(), nullable=False)
+    # Not `run`: the folder `run=...` already gives readers of hive partitions a column of that name.
+    run = pa.field("run_id", pa.utf8(), nullable=False)
     writer = pa.field("writer", pa.utf8(), nullable=False)
     return pa.schema([*frames.schema(), run, writer])
 
 
-def _write_rows(path: str, group: list[_Scanned], files: Files) -> tuple[int, list[int]]:
-    """Write the rows; return their number and one fingerprint a row group."""
+def _write_rows(
+    path: str, group: list[_Scanned], first: int, files: Files
+) -> tuple[int, list[Group]]:
+    """Write the rows; return their number, and what there is to remember of each row group."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     header = group[0].part.header
     schema = sealed_schema()
-    rows, prints = 0, []
+    rows = 0
+    prints: list[Group] = []
     fd = files.create(path)
     with os.fdopen(fd, "wb") as file, pq.ParquetWriter(file, schema, **_PARQUET) as out:
         held: list[pa.Table] = []
-        for table in itertools.chain(_rows_of(group, files), (None,)):
+        for table in itertools.chain(_rows_of(group, first, files), (None,)):
             if table is not None:
                 held.append(_with_origin(table, header.run, header.writer, schema))
-            if held and (table is None or sum(t.num_rows for t in held) >= GROUP_ROWS):
+            if held and (table is None or _is_full(held)):
                 whole = pa.concat_tables(held).combine_chunks()
                 out.write_table(whole, row_group_size=whole.num_rows)
-                prints.append(fingerprint(whole))
+                prints.append(_group_of(whole))
                 rows += whole.num_rows
                 held = []
         out.add_key_value_metadata(_metadata(group, prints))
     return rows, prints
 
 
-def _metadata(group: list[_Scanned], prints: list[int]) -> dict[str, str]:
+def _is_full(tables: list[pa.Table]) -> bool:
+    rows, size = sum(t.num_rows for t in tables), sum(t.nbytes for t in tables)
+    return bool(rows >= GROUP_ROWS or size >= GROUP_BYTES)
+
+
+def _metadata(group: list[_Scanned], prints: list[Group]) -> dict[str, str]:
     segments = json.dumps([scanned.part.to_json() for scanned in group], sort_keys=True)
-    rows = ",".join(f"{p:08x}" for p in prints)
+    groups = json.dumps(prints)
     return {
         "eventlog.format": FORMAT,
         "eventlog.segments": segments,
-        "eventlog.rows": rows,
-        "eventlog.crc32": f"{zlib.crc32((segments + rows).encode()):08x}",
+        "eventlog.groups": groups,
+        "eventlog.crc32": f"{zlib.crc32((segments + groups).encode()):08x}",
     }
 
 
 #: Encodings by what they were measured to save; page checksums find flipped bits.
 _PARQUET: dict[str, Any] = {
     "compression": "zstd",
-    "use_dictionary": ["key", "kind", "type", "run", "writer"],
+    "use_dictionary": ["key", "kind", "type", "run_id", "writer"],
     "column_encoding": {
         "seq": "DELTA_BINARY_PACKED",
         "time": "DELTA_BINARY_PACKED",
@@ -305,11 +404,10 @@ _PARQUET: dict[str, Any] = {
 }
 
 
-def _rows_of(group: list[_Scanned], files: Files) -> Iterator[pa.Table]:
-    """Yield the rows of all segments in order, each event once."""
+def _rows_of(group: list[_Scanned], seq: int, files: Files) -> Iterator[pa.Table]:
+    """Yield the rows of all segments from `seq` on in order, each event once."""
     import numpy as np
 
-    seq = group[0].part.header.first_seq
     for scanned in group:
         with SegmentReader(scanned.path, files) as reader:
             for span in reader.spans():
@@ -363,11 +461,22 @@ def fingerprint(table: pa.Table) -> int:
     return check
 
 
-def _fingerprints(path: str, store: Store) -> list[int]:
-    """Read a sealed file back, with its page checksums, and return one fingerprint a row group."""
+#: Rows, first seq, last seq and fingerprint of a row group.
+Group = tuple[int, int, int, int]
+
+
+def _group_of(table: pa.Table) -> Group:
+    seqs = table.column("seq")
+    return table.num_rows, seqs[0].as_py(), seqs[-1].as_py(), fingerprint(table)
+
+
+def _groups_in(path: str, store: Store) -> list[Group]:
+    """Read a sealed file back, with its page checksums."""
     with open_parquet(path, store) as parquet:
-        groups = range(parquet.num_row_groups)
-        return [fingerprint(parquet.read_row_group(group)) for group in groups]
+        count = parquet.num_row_groups
+        return [
+            _group_of(parquet.read_row_group(group, use_threads=False)) for group in range(count)
+        ]
 
 
 def check_sealed(path: str, store: Store = LOCAL) -> None:
@@ -382,8 +491,8 @@ def check_sealed(path: str, store: Store = LOCAL) -> None:
 
     try:
         with open_parquet(path, store) as parquet:
-            told = (parquet.metadata.metadata or {}).get(b"eventlog.rows", b"").decode()
-        found = ",".join(f"{p:08x}" for p in _fingerprints(path, store))
+            told = sealed_groups(parquet, path)
+        found = _groups_in(path, store)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
     if found != told:

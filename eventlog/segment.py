@@ -9,6 +9,8 @@ eventlog.run        the run's id
 eventlog.writer     the writer's name
 eventlog.segment    this segment's number in its writer, from 0
 eventlog.first_seq  the seq of its first frame
+eventlog.needs      only in files of later minor versions: what a reader must know to read the
+                    frames; a reader that does not know it refuses the file
 eventlog.header     the rest, as JSON: project, name, owner, attempt, launch, process, ...
 eventlog.crc32      ``@crc32:`` and eight hexadecimal digits: the CRC-32 of every byte of the
                     header but these digits. ``@`` occurs nowhere else in a header.
@@ -38,7 +40,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from eventlog import frame as frames
-from eventlog.errors import FormatError
+from eventlog.errors import FormatError, UsageError
 from eventlog.files import LOCAL, Files, Store
 from eventlog.layout import SegmentName, is_writer
 
@@ -74,7 +76,13 @@ class Header:
         return str(SegmentName(self.writer, self.segment))
 
     def to_bytes(self) -> tuple[bytes, int]:
-        """Return the header's bytes and its checksum, which seeds the frames' checksums."""
+        """Return the header's bytes and its checksum, which seeds the frames' checksums.
+
+        Raises
+        ------
+        UsageError
+            If it would be longer than readers take.
+        """
         text = json.dumps(self.identity, ensure_ascii=True, sort_keys=True).replace("@", "\\u0040")
         run = json.dumps(self.run, ensure_ascii=True)[1:-1].replace("@", "\\u0040")
         metadata = {
@@ -87,6 +95,12 @@ class Header:
             "eventlog.crc32": "@crc32:00000000",
         }
         raw = frames.schema().with_metadata(metadata).serialize().to_pybytes()
+        if len(raw) > _MAX_HEADER:
+            raise UsageError(
+                f"what describes this run takes {len(raw)} bytes, more than the {_MAX_HEADER} "
+                "that a segment's header may have",
+                hint="choose a shorter project, name or id",
+            )
         at = raw.index(_MARK) + len(_MARK)
         crc = zlib.crc32(raw[at + 8 :], zlib.crc32(raw[:at]))
         return raw[:at] + b"%08x" % crc + raw[at + 8 :], crc
@@ -102,7 +116,7 @@ def read_header(file: BinaryIO) -> tuple[Header, bytes, int]:
     """
     start = file.read(8)
     size = struct.unpack("<i", start[4:])[0] if len(start) == 8 else -1
-    if start[:4] != frames.CONTINUATION or not 0 < size <= _MAX_HEADER:
+    if start[:4] != frames.CONTINUATION or not 0 < size <= _MAX_HEADER - 8:
         raise FormatError("no segment of an event log starts like this")
     raw = start + file.read(size)
     if len(raw) < 8 + size:
@@ -124,6 +138,11 @@ def _parse(raw: bytes) -> Header:
         schema = pa.ipc.read_schema(pa.py_buffer(raw))
         meta = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
         check_format(meta["eventlog.format"])
+        if meta.get("eventlog.needs"):
+            raise FormatError(
+                f"a segment needs {meta['eventlog.needs']!r}, which this version does not know",
+                hint="install a newer eventlog-journal",
+            )
         identity = json.loads(meta["eventlog.header"])
         header = Header(
             run=json.loads(f'"{meta["eventlog.run"]}"'),
@@ -158,6 +177,10 @@ def check_format(version: str) -> None:
 # ------------------------------------------------------------------------------ writing
 
 
+class NotCreated(OSError):
+    """A segment's file could not be created: nobody saw a successor of the one before it."""
+
+
 class SegmentWriter:
     """Appends frames to a new segment. After an error it is broken and takes no more."""
 
@@ -170,11 +193,15 @@ class SegmentWriter:
         self.broken = False
         self.size = 0
         self.listed = False  # whether the folder's entry survives a power cut
-        self._fd = files.create(self.path)
+        self.first_seq = header.first_seq
+        try:
+            self._fd = files.create(self.path)
+        except OSError as error:
+            raise NotCreated(*error.args) from error
         try:
             self.append(raw)
         except BaseException:
-            self.abandon()
+            self.discard()
             raise
 
     def append(self, data: bytes) -> None:
@@ -182,7 +209,7 @@ class SegmentWriter:
         try:
             done = self.files.write(self._fd, data)
             while done < len(data):
-                more = self.files.write(self._fd, data[done:])
+                more = self.files.write(self._fd, memoryview(data)[done:])
                 if more <= 0:
                     raise OSError(28, "nothing more could be written", self.path)
                 done += more
@@ -194,6 +221,8 @@ class SegmentWriter:
     def sync(self) -> None:
         """Make what was appended survive a power cut; after an error never try again."""
         try:
+            if self._fd < 0:  # it was let go of when it was full
+                self._fd = self.files.open_again(self.path)
             self.files.sync(self._fd)
             if not self.listed:
                 self.files.sync_folder(self.folder)
@@ -214,6 +243,16 @@ class SegmentWriter:
         if fd >= 0:
             with contextlib.suppress(OSError):
                 self.files.close(fd)
+
+    def discard(self) -> None:
+        """Let go of the file and remove it: what it holds is, or will be, in another one."""
+        self.abandon()
+        with contextlib.suppress(OSError):
+            self.files.remove(self.path)
+
+    def length(self) -> int:
+        """Return how many bytes the file has, whether or not a call that wrote them returned."""
+        return self.files.length(self._fd)
 
     def close(self) -> None:
         """Let go of the file; raises `OSError` if the system reports a late failure."""

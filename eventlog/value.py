@@ -21,7 +21,8 @@ bytes                  --                              the bytes
 complex64 complex128   --                              real then imaginary part, little-endian
 datetime, decimal      --                              ISO 8601 text; decimal literal
 json                   --                              a list, tuple or dict as typed JSON, below
-ndarray                --                              an array as a ``.npy`` file, no pickle
+ndarray                --                              an array as a ``.npy`` file, no pickle (numpy's
+                                                       datetime64 and timedelta64 scalars too)
 table                  --                              typed JSON: reference to the table's blob
 blob                   --                              typed JSON: reference to a value kept as a
                                                        blob, with the type it has there
@@ -29,7 +30,10 @@ blob                   --                              typed JSON: reference to 
 
 Typed JSON is JSON in which a value that plain JSON would change is an object with ``$type``:
 ``{"$type":"float32","value":0.5}``; floats that are not finite carry ``bits`` (hexadecimal) in
-place of ``value``; tuples and dicts that could be mistaken carry their items.
+place of ``value``; tuples and dicts that could be mistaken carry their items; text with lone
+surrogates is ``base64`` of the bytes above, because JSON would join two of them.
+
+An array of one element is a scalar: its shape is not kept.
 """
 
 from __future__ import annotations
@@ -187,6 +191,10 @@ def _dtype_word(value: object) -> str | None:
 
 
 def _from_array(value: Any, word: str) -> Stored:
+    if word.startswith(("datetime64", "timedelta64")):
+        return _from_many(value)  # Python's own have no nanoseconds
+    if word == "object":
+        raise ValueRefused("an array of objects cannot be kept")
     try:
         number = value.item()
     except (ValueError, RuntimeError, TypeError):  # more than one element: numpy, torch
@@ -200,7 +208,8 @@ def _from_array(value: Any, word: str) -> Stored:
     if word in ("complex64", "complex128"):
         pack = "<ff" if word == "complex64" else "<dd"
         return Stored(word, None, struct.pack(pack, number.real, number.imag))
-    if hasattr(number, "dtype"):  # item() of a longdouble or void is itself
+    # item() of a longdouble is itself
+    if hasattr(number, "dtype") or hasattr(number, "item"):
         raise ValueRefused(f"a value of dtype {word} cannot be kept exactly")
     return encode(number)
 
@@ -208,17 +217,31 @@ def _from_array(value: Any, word: str) -> Stored:
 def _narrow_stored(value: Any, wide: float, word: str) -> Stored:
     if wide == wide:
         return Stored(word, wide, None)
-    tobytes = getattr(value, "tobytes", None)  # a NaN: keep the bits if widening loses them
-    if tobytes is None:
+    raw = _little(value, word)  # a NaN: keep the bits if widening loses them
+    if raw is None:
         return Stored(word, wide, None)
-    raw = tobytes()
     return Stored(word, wide, None if _narrow_bits(wide, word) == raw else raw)
+
+
+def _little(value: Any, word: str) -> bytes | None:
+    """Return the bits of a narrow number, little-endian; None if they cannot be seen."""
+    import numpy as np
+
+    try:
+        for step in ("detach", "cpu"):
+            value = getattr(value, step)() if hasattr(value, step) else value
+        array = np.asarray(value)
+        if array.dtype.name != word or array.size != 1:
+            return None
+        return array.astype(np.dtype(word).newbyteorder("<")).tobytes()
+    except Exception:  # a value that is like an array, but not enough
+        return None
 
 
 def _narrow_bits(wide: float, word: str) -> bytes:
     import numpy as np
 
-    return bytes(np.float64(wide).astype(word).tobytes())
+    return bytes(np.float64(wide).astype(np.dtype(word).newbyteorder("<")).tobytes())
 
 
 def _from_many(value: Any) -> Stored:
@@ -247,7 +270,7 @@ def _from_item(value: object, item: Any) -> Stored:
         raise ValueRefused(
             f"item() of a value of type {type(value).__qualname__} failed: {error}"
         ) from error
-    if type(inner) is type(value):
+    if hasattr(inner, "item"):
         raise ValueRefused(f"a value of type {type(value).__qualname__} cannot be kept")
     return encode(inner)
 
@@ -277,7 +300,8 @@ def _narrow(word: str, num: float | None, data: bytes | None) -> Any:
 def _read_npy(_num: float | None, data: bytes | None) -> Any:
     import numpy as np
 
-    return np.lib.format.read_array(io.BytesIO(_need(data)), allow_pickle=False)
+    array = np.lib.format.read_array(io.BytesIO(_need(data)), allow_pickle=False)
+    return array if array.ndim else array[()]
 
 
 _READERS: dict[str, Any] = {
@@ -294,10 +318,13 @@ _READERS: dict[str, Any] = {
 }
 
 
-def _read_date(text: str) -> _dt.datetime | _dt.date:
-    if "T" in text:
-        return _dt.datetime.fromisoformat(text)
-    return _dt.date.fromisoformat(text)
+def _read_date(text: str) -> _dt.datetime | _dt.date | Stored:
+    try:
+        if "T" in text:
+            return _dt.datetime.fromisoformat(text)
+        return _dt.date.fromisoformat(text)
+    except ValueError:  # pandas' NaT, or nanoseconds in an older Python
+        return Stored("datetime", None, text.encode())
 
 
 # ------------------------------------------------------------------------------ typed JSON
@@ -305,7 +332,9 @@ def _read_date(text: str) -> _dt.datetime | _dt.date:
 
 def _to_json(value: Any, depth: int, above: set[int]) -> Any:
     kind = type(value)
-    if kind is str or kind is bool or value is None:
+    if kind is bool or value is None:
+        return value
+    if kind is str and _is_text(value):
         return value
     if kind is int and -(2**63) <= value < 2**64:
         return value
@@ -326,7 +355,7 @@ def _to_json(value: Any, depth: int, above: set[int]) -> Any:
 
 def _container(value: Any, depth: int, above: set[int]) -> Any:
     if isinstance(value, dict):
-        if all(type(k) is str for k in value) and "$type" not in value:
+        if all(type(k) is str and _is_text(k) for k in value) and "$type" not in value:
             return {k: _to_json(v, depth, above) for k, v in value.items()}
         items = [[_to_json(k, depth, above), _to_json(v, depth, above)] for k, v in value.items()]
         return {"$type": "dict", "value": items}
@@ -334,10 +363,21 @@ def _container(value: Any, depth: int, above: set[int]) -> Any:
     return items if isinstance(value, list) else {"$type": "tuple", "value": items}
 
 
+def _is_text(value: str) -> bool:
+    """Return whether JSON keeps a text: it has no lone surrogate."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _tagged(stored: Stored) -> Any:
     word, num, data = stored
-    if word in ("str", "null", "bool"):
+    if word in ("null", "bool"):
         return decode(word, num, data)
+    if word == "str" and _is_text(text := decode(word, num, data)):
+        return text
     if word in _INTS:
         if word == "int" and num is not None and abs(num) < 2.0**63:
             return int(num)

@@ -13,7 +13,8 @@ worse mistake, so:
   attempt has logged a later step;
 * everything else stays, and what is superseded stays in the journal for ever.
 
-**Where an attempt starts again**: what was said outright (`Run.rewind`, ``EVENTLOG_RESUME_STEP``);
+**Where an attempt starts again**: what was said outright (`Run.rewind`, ``EVENTLOG_RESUME_STEP``)
+before its first step, or later if it went back behind what the data show;
 else what the data show. Of the steps that a writer of the attempt logged, in the order in which
 they first appear, it is the first that is believed. A step is believed if the writer goes on to a
 higher one, and the earlier attempts have no point in between, of a key logged there, that the
@@ -86,6 +87,7 @@ class _Trace:
     order: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     keys_at: dict[str, dict[int, set[str]]] = dataclasses.field(default_factory=dict)
     rewinds: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
+    firsts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def steps(self, key: str) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the sorted steps at which a key was logged."""
@@ -227,13 +229,17 @@ def effective(folder: str, store: Store = LOCAL) -> Effective:
 
 def _restart(trace: _Trace, past: list[_Trace]) -> Restart:
     ends = trace.span()
-    stated = [step for _writer, _seq, step in trace.rewinds]
-    if stated:
-        step = min(stated)
-        logged_later = ends is not None and ends[1] > step
-        return Restart(step, "stated") if logged_later else Restart(step, "none")
+    outright = [
+        step for writer, seq, step in trace.rewinds if seq < trace.firsts.get(writer, seq + 1)
+    ]
     starts = [_believed(trace, writer, past) for writer in trace.order]
     known = [step for step in starts if step is not None]
+    # A rewind in the middle says where the attempt went back to, and not where it had begun.
+    back = [step for _writer, _seq, step in trace.rewinds]
+    if outright or (back and min(back) < min(known, default=min(back) + 1)):
+        step = min(outright or back)
+        logged_later = ends is not None and ends[1] > step
+        return Restart(step, "stated") if logged_later else Restart(step, "none")
     if not known:
         return Restart(None, "none")
     step = min(known)
@@ -286,6 +292,8 @@ def _note(trace: _Trace, writer: str, table: pa.Table, seen: dict[int, None]) ->
     trace.last_time = max(trace.last_time, int(pc.max(table.column("time").cast("int64")).as_py()))
     has_step, steps = _steps(table)
     codes, words = _codes(table)
+    if has_step.any():
+        trace.firsts.setdefault(writer, table.column("seq")[int(has_step.argmax())].as_py())
     for code, word in enumerate(words):
         mine = steps[(codes == code) & has_step]
         if len(mine):
