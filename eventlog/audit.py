@@ -11,9 +11,9 @@ from eventlog import blobs
 from eventlog.errors import EventlogError, FormatError, IntegrityError
 from eventlog.event import STATE, digest
 from eventlog.files import LOCAL, Store
-from eventlog.frame import PREFIX, to_events
+from eventlog.frame import to_events
 from eventlog.layout import SEALED
-from eventlog.reader import WriterReader, listing, sealed_segments
+from eventlog.reader import WriterReader, listing, may_hold_events, sealed_segments
 from eventlog.seal import check_sealed
 from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader
 from eventlog.value import loads
@@ -139,7 +139,7 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
     for file in files:
         if file.verdict == FOREIGN:
             problems.append(f"{file.name}: {file.detail}")
-            held = _may_hold_events(os.path.join(folder, file.name), store)
+            held = may_hold_events(os.path.join(folder, file.name), store)
             if held or durable > source.next_seq:
                 verdict = CORRUPT
             else:  # its writer died, or power was lost, before the first frame was in it
@@ -214,22 +214,6 @@ def _segment(path: str, writer: str, store: Store) -> FileReport | None:
         return None
     except (FormatError, OSError) as error:
         return FileReport(name, FOREIGN, -1, -1, size, detail=str(error))
-
-
-def _may_hold_events(path: str, store: Store) -> bool:
-    """Return whether a file without a valid header has bytes that look like a frame's."""
-    if path.endswith(".parquet"):
-        return True
-    held = b""
-    try:
-        with store.open(path) as file:
-            while chunk := file.read(2**20):
-                held = held[-16:] + chunk
-                if PREFIX in held or b"durable=" in held:
-                    return True
-    except OSError:
-        return True
-    return False
 
 
 def _declared(table: pa.Table) -> Iterator[dict[str, int | None]]:

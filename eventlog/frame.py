@@ -98,6 +98,13 @@ class Shape:
         self.exact = tuple(i for i, w in enumerate(words) if w.startswith(("int", "uint")))
         self.narrow = tuple(i for i, w in enumerate(words) if w in ("float32", "float16"))
 
+    def proven(self, rows: Sequence[Row], step: int | None) -> bool:
+        """Return whether the frames of this shape are those that the generic way makes."""
+        numbers = [row.num for row in rows]
+        event = Event(1, 2, step, tuple(rows))
+        encoder = Encoder(3)
+        return encoder.numbers(self, 1, 2, step, numbers) == encoder.event(event)
+
     def holds(self, values: Sequence[Any]) -> bool:
         """Return whether these values can be stored as numbers alone, exactly."""
         for i in self.exact:
@@ -337,6 +344,22 @@ def read_batch(frame: bytes | memoryview, kind: pa.Schema) -> pa.RecordBatch:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(f"a frame is no valid Arrow message ({error})") from error
     return batch
+
+
+def prove(frame: bytes, event: Event) -> None:
+    """Read a frame with pyarrow as anybody would.
+
+    Raises
+    ------
+    FormatError
+        If that does not give the event that was put in: no frame of this process can be trusted.
+    """
+    (again,) = to_events(read_batch(frame, schema())) or (None,)
+    if again is None or repr(again) != repr(event):
+        raise FormatError(
+            "this pyarrow does not read what was written",
+            hint="install another version of pyarrow and report this",
+        )
 
 
 def to_events(batch: pa.RecordBatch | pa.Table) -> list[Event]:

@@ -9,7 +9,7 @@ from eventlog.attempts import Attempt, attempts
 from eventlog.event import METRIC, STATE
 from eventlog.files import LOCAL, Store
 from eventlog.identity import provably_gone
-from eventlog.reader import WriterReader, headers
+from eventlog.reader import WriterReader, headers, unreadable
 from eventlog.value import decode
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Glance:
         Events of all kinds, and rows of metrics.
     writers:
         Events by writer.
+    unreadable:
+        Writers of which nothing can be read, and why.
     """
 
     status: str
@@ -48,6 +50,7 @@ class Glance:
     writers: dict[str, int]
     attempts: tuple[Attempt, ...]
     owner: str = ""
+    unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -90,6 +93,7 @@ def glance(folder: str, store: Store = LOCAL) -> Glance:
         writers={w: s.events for w, s in seen.items()},
         attempts=tuple(found),
         owner=owners[0] if owners else "",
+        unreadable=unreadable(folder, store),
     )
 
 

@@ -30,7 +30,7 @@ from eventlog.backlog import Backlog, Pending
 from eventlog.errors import JournalError, ValueRefused
 from eventlog.event import GAP, Event, Row, flatten, make_rows
 from eventlog.files import LOCAL, Files
-from eventlog.frame import Shape
+from eventlog.frame import Shape, prove
 from eventlog.identity import process, random_writer
 from eventlog.segment import Header, NotCreated, SegmentWriter
 from eventlog.value import Stored, dumps
@@ -287,7 +287,9 @@ class Writer:
         if len(self._shapes) >= _SHAPES:
             self._shapes.clear()
         key = (kind, step is None, tuple(values), types)
-        self._shapes[key] = Shape(rows, with_step=step is not None)
+        shape = Shape(rows, with_step=step is not None)
+        if shape.proven(rows, step):
+            self._shapes[key] = shape
 
     def put_blob(self, data: bytes) -> str:
         """Keep bytes beside the segments and return their SHA-256; log an event that names them
@@ -353,7 +355,10 @@ class Writer:
     def _write_event(self, event: Pending) -> int | None:
         """Append or raise OSError; ValueRefused for what no segment could take."""
         segment = self._open_segment()
-        frame = segment.encoder.event(Event(self._seq, event.time, event.step, event.rows))
+        numbered = Event(self._seq, event.time, event.step, event.rows)
+        frame = segment.encoder.event(numbered)
+        if not self._seq:  # once a writer: later shapes are proven against this way of making them
+            prove(frame, numbered)
         if not self._put(segment, frame):
             raise self._error or OSError(5, "the event could not be written")
         return self._seq - 1

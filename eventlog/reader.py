@@ -447,3 +447,45 @@ def headers(folder: str, store: Store = LOCAL) -> dict[str, list[Header]]:
         if not vanished:
             break
     return {writer: [parts[n] for n in sorted(parts)] for writer, parts in sorted(out.items())}
+
+
+def may_hold_events(path: str, store: Store) -> bool:
+    """Return whether a file without a valid header has bytes that look like a frame's."""
+    if path.endswith(".parquet"):
+        return True
+    held = b""
+    try:
+        with store.open(path) as file:
+            while chunk := file.read(2**20):
+                held = held[-16:] + chunk
+                if frames.PREFIX in held or b"durable=" in held:
+                    return True
+    except OSError:
+        return True
+    return False
+
+
+def unreadable(folder: str, store: Store = LOCAL) -> dict[str, str]:
+    """Return, for each writer of whose files no header can be read although one may hold events,
+    what is wrong with the first of them. `headers` leaves such a writer out.
+    """
+    known = headers(folder, store)
+    found = listing(folder, store)
+    out: dict[str, str] = {}
+    for writer in found.writers:
+        if writer in known:
+            continue
+        sealed = [os.path.join(SEALED, str(name)) for name in found.sealed.get(writer, ())]
+        live = [str(name) for name in found.segments.get(writer, ())]
+        for name in [*live, *sealed]:
+            path = os.path.join(folder, name)
+            try:
+                if name in sealed:
+                    sealed_segments(path, store)
+                elif may_hold_events(path, store):
+                    SegmentReader(path, store).close()
+            except FileNotFoundError:
+                continue
+            except (OSError, FormatError) as error:
+                out.setdefault(writer, f"{name}: {error}")
+    return out

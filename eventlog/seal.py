@@ -399,7 +399,11 @@ _PARQUET: dict[str, Any] = {
         "num": "BYTE_STREAM_SPLIT",
     },
     "write_page_checksum": True,
-    "write_page_index": True,
+    # No page index: nothing would notice a flipped bit in it, and other engines skip rows by it.
+    "write_page_index": False,
+    # What other engines may skip row groups by. No checksum of Parquet covers statistics, and
+    # pyarrow can abort the process over damaged ones: none but these, and ours are not read.
+    "write_statistics": ["seq", "time", "step", "key", "run_id", "writer"],
     "version": "2.6",
 }
 

@@ -168,6 +168,9 @@ def _add_outcome(report: dict[str, Any], outcome: Outcome, item: Found, label: s
     report.update(fields)
     for writer, gaps in outcome.missing.items():
         for gap in gaps:
+            if gap.last < gap.first:
+                output.say(output.safe(f"{item.label} -> {label}: not sent: {gap.reason}"))
+                continue
             output.say(
                 output.safe(
                     f"{item.label} -> {label}: events {gap.first} to {gap.last} of writer {writer} "

@@ -157,6 +157,8 @@ class _Replay:
         self.outcome.events = seen.events
         self._check_cursor(seen)
         final = _final_state(seen)
+        for writer, reason in seen.unreadable.items():
+            self.outcome.missing[writer] = [Missing(0, -1, reason)]
         try:
             if self._anything_new(seen):
                 view = open_view(self.folder, self.settings.view)

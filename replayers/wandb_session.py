@@ -181,7 +181,8 @@ class WandbSession:
     def _log(self, writer: str, rows: list[HistoryRow], tables: dict[int, dict[str, Any]]) -> None:
         record = self._record
         assert record is not None
-        axes = {d["step_metric"] for d in _definitions(record)} - {GLOBAL_STEP}
+        axes = {d["step_metric"] for d in _definitions(record) if "step_metric" in d}
+        axes.discard(GLOBAL_STEP)
         chunk: list[Any] = []
         size = 0
         for row in rows:

@@ -17,6 +17,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file share a worker and its servers; those that share nothing may part."""
+    for item in items:
+        apart = item.get_closest_marker("apart")
+        group = item.nodeid if apart else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """In CI a test that was skipped was not run, and that is a failure."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -230,9 +230,10 @@ def test_a_damaged_parquet_file_is_corrupt(tmp_path):
     path = tmp_path / "sealed/w0-0-49.parquet"
     data = path.read_bytes()
     columns = [pq.ParquetFile(path).metadata.row_group(0).column(i) for i in range(10)]
-    pages = [c.data_page_offset + c.total_compressed_size // 2 for c in columns]
+    starts = [c.dictionary_page_offset or c.data_page_offset for c in columns]
+    pages = [at + c.total_compressed_size - 3 for at, c in zip(starts, columns, strict=True)]
     footer = [data.index(b"eventlog.groups") + 22, data.index(b"first_seq"), len(data) - 6]
-    for at in (1, columns[0].data_page_offset + 40, *pages[:3], *footer):
+    for at in (1, *pages, *footer):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         assert judged(folder) == ("corrupt", True), at
     path.write_bytes(data[: len(data) // 2])

@@ -14,6 +14,7 @@ import pytest
 from eventlog.event import METRIC
 from eventlog.reader import WriterReader, listing
 
+pytestmark = pytest.mark.apart
 KILLS = 50
 
 LOOP = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from environment import TOP
 from eventlog.cli.output import print_table
 
 OUT = TOP / "demo-out"
+WANDB_KEY = "demo" * 10
 STEPS = 2000
 KILL_AT = 1250
 
@@ -29,10 +32,16 @@ def main(arguments: list[str]) -> int:
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
     journal = OUT / "journal"
-    targets = {
-        "MLflow": f"mlflow:sqlite:///{OUT / 'mlflow.db'}",
-        "Trackio": f"trackio:{OUT / 'trackio'}",
-    }
+    with _wandb_server() as address:
+        targets = {
+            "MLflow": f"mlflow:sqlite:///{OUT / 'mlflow.db'}",
+            "Trackio": f"trackio:{OUT / 'trackio'}",
+            "W&B": f"wandb:{address}",
+        }
+        return _story(journal, targets)
+
+
+def _story(journal: Path, targets: dict[str, str]) -> int:
     _say(f"1. train {STEPS} steps, SIGKILL the trainer at about step {KILL_AT}")
     killed_at = _train(journal, kill_at=KILL_AT)
     _say(f"   killed at step {killed_at}; 2. start it again: it goes on from its checkpoint")
@@ -45,6 +54,26 @@ def main(arguments: list[str]) -> int:
     equal = _table(journal, targets, first, second)
     _how_to_look(journal, targets)
     return 0 if equal else 1
+
+
+@contextlib.contextmanager
+def _wandb_server() -> Iterator[str]:
+    """Run the loopback W&B server; the genuine client will talk to it as to any other."""
+    ready = OUT / "wandb-port"
+    command = [sys.executable, str(TOP / "tools" / "wandb_server"), "--data", str(OUT / "wandb")]
+    command += ["--key", WANDB_KEY, "--port-file", str(ready)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        end = time.monotonic() + 30
+        while not ready.exists() and server.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        if not ready.exists():
+            server.kill()
+            sys.exit("the loopback W&B server did not start")
+        os.environ["WANDB_API_KEY"] = WANDB_KEY
+        try:
+            yield f"http://127.0.0.1:{ready.read_text().strip()}"
+        finally:
+            server.terminate()
 
 
 def _train(journal: Path, kill_at: int | None) -> int:
@@ -78,7 +107,10 @@ def _sync(journal: Path, targets: dict[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def _env() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "TRACKIO_"))}
+    """Return the environment without what the user has set for servers of their own."""
+    foreign = ("MLFLOW_", "TRACKIO_", "WANDB_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+    return {**kept, "WANDB_API_KEY": WANDB_KEY}
 
 
 def _table(
@@ -119,6 +151,7 @@ def _table(
         )
     columns = ["TARGET", "JOURNAL: ALL", "EFFECTIVE", "AS THE TARGET MAPS IT", "TARGET HOLDS"]
     print_table([*columns, "2ND SYNC SENT", "COMPARED"], rows)
+    print("\nMLflow keeps the tables of generations as artifacts, which are no points.")
     return equal
 
 
@@ -131,6 +164,8 @@ How to look at what was made (each is one command):
   {bin_folder}/eventlog status {journal}
   {bin_folder}/mlflow ui --backend-store-uri sqlite:///{OUT / "mlflow.db"}
   TRACKIO_DIR={OUT / "trackio"} {bin_folder}/trackio show --project demo
+
+W&B was the genuine client against a loopback server, which has no pages.
 """)
 
 

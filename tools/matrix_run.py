@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     for profile in profiles:
         if profile == "lowest":
             python = environment("lowest", sys.executable)
-            codes.append(run(python, ["tests", "-n", "2", "--dist", "loadfile"]))
+            codes.append(run(python, ["tests", "-n", "2", "--dist", "loadgroup"]))
         elif profile == "capture":
             oldest = os.environ.get("EVENTLOG_PYTHON310") or shutil.which("python3.10")
             if oldest is None:
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
             tests = sorted(str(p.relative_to(TOP)) for p in (TOP / "tests").glob("test_*.py"))
             tests.remove("tests/test_readme.py")  # its commands need the backends
             tests.remove("tests/test_cli.py")
-            codes.append(run(python, [*tests, "-n", "2", "--dist", "loadfile"]))
+            codes.append(run(python, [*tests, "-n", "2", "--dist", "loadgroup"]))
         else:
             print("usage: tools/matrix [lowest] [capture]", file=sys.stderr)
             return 2

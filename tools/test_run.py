@@ -35,8 +35,8 @@ def main(arguments: list[str]) -> int:
         code = subprocess.run([sys.executable, "-m", *command], cwd=TOP, check=False).returncode
         print(f"{name}: {'ok' if not code else 'FAILED'} ({time.monotonic() - begun:.0f} s)")
         failed += [name] if code else []
-    # Files stay on one worker, so that each real server is started once.
-    code = run("pytest", ["-n", "2", "--dist", "loadfile", "--durations", "10"])
+    # Files stay on one worker, so that each real server is started once (tests/conftest.py).
+    code = run("pytest", ["-n", "2", "--dist", "loadgroup", "--durations", "10"])
     if failed:
         print(f"FAILED: {', '.join(failed)}")
     return code or int(bool(failed))

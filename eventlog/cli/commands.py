@@ -11,7 +11,7 @@ import click
 from eventlog import audit
 from eventlog.catalog import Found, Unreadable, find_all, resolve
 from eventlog.cli import output
-from eventlog.errors import EventlogError, worst
+from eventlog.errors import EventlogError, IntegrityError, worst
 from eventlog.event import CONFIG, DEFINITION, METRIC, NOTE, SUMMARY, TAG
 from eventlog.frame import to_events
 from eventlog.glance import Glance, glance
@@ -60,7 +60,15 @@ def ls(paths: tuple[str, ...], patterns: tuple[str, ...], as_json: bool) -> int:
         ]
         names = ["ID", "PROJECT", "NAME", "STATE", "ATTEMPTS", "STEP", "EVENTS", "POINTS"]
         output.print_table([*names, "STARTED (UTC)", "LAST EVENT"], rows)
-    return _report_unreadable(bad)
+    for item, look in seen:
+        _say_unreadable(item, look)
+    damaged = [IntegrityError.exit_code for _item, look in seen if look.unreadable]
+    return worst([_report_unreadable(bad), *damaged])
+
+
+def _say_unreadable(item: Found, look: Glance) -> None:
+    for reason in look.unreadable.values():
+        output.say(output.safe(f"{item.label}: {reason}"))
 
 
 def _report_unreadable(bad: list[Unreadable]) -> int:
@@ -90,6 +98,7 @@ def show(
     """
     item = resolve(run, journal)
     look = glance(item.folder)
+    _say_unreadable(item, look)
     chosen = open_view(item.folder, view)
     told = _tell(item, chosen, last, keys)
     if as_json:

@@ -25,6 +25,7 @@ import pytest
 import eventlog
 from tests.targets.mlflow_server import MlflowServer, make_database
 
+pytestmark = pytest.mark.apart
 KILLS = 20
 Point = tuple[str, int, bytes]
 

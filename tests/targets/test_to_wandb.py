@@ -210,6 +210,7 @@ def writer_began(server: WandbLoopback) -> Callable[[], bool]:
     return lambda: counts(server)[1] > before
 
 
+@pytest.mark.apart
 def test_kills_and_faults_leave_every_row_once(
     wandb_loopback: WandbLoopback, tmp_path: Path
 ) -> None:
