@@ -15,6 +15,7 @@ PAGE = TOP / "replayers" / "FIDELITY.md"
 SECTIONS = {
     "MLflow": "replayers.mlflow_map",
     "Trackio": "replayers.to_trackio",
+    "W&B": "replayers.to_wandb",
 }
 HEAD = """\
 # What each backend holds of a run
