@@ -67,8 +67,17 @@ def _make(python: Path) -> None:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
+    """Run a command and be silent about it unless it fails."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     if done.returncode:
+        print("\n".join(done.stdout.splitlines()[-20:]), file=sys.stderr)
         sys.exit(f"this command failed ({done.returncode}): {' '.join(command)}")
 
 

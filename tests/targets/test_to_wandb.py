@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,21 @@ def writer_began(server: WandbLoopback) -> Callable[[], bool]:
     return lambda: counts(server)[1] > before
 
 
+#: What strikes while a sync is killed, and what strikes one that is not.
+KILLED: list[tuple[str, dict[str, Any]]] = [
+    ("half_status", {"status": 503}),
+    ("store_status", {"status": 503}),
+    ("", {}),
+    ("drop", {"when": "after"}),
+    ("half_status", {"status": 500}),
+]
+SUFFERED: list[tuple[str, dict[str, Any]]] = [
+    ("status", {"status": 403}),
+    ("store_status", {"status": 503, "times": 2}),
+    ("drop", {"when": "after"}),
+]
+
+
 @pytest.mark.apart
 def test_kills_and_faults_leave_every_row_once(
     wandb_loopback: WandbLoopback, tmp_path: Path
@@ -229,24 +245,17 @@ def test_kills_and_faults_leave_every_row_once(
     def fault(kind: str, **how: Any) -> None:
         server.fail(kind, match="file_stream:rows", **how)
 
-    plan: list[tuple[Callable[..., Any], str, dict[str, Any]]] = [
-        (more_rows, "half_status", {"status": 503}),
-        (more_rows, "store_status", {"status": 503}),
-        (writer_began, "", {}),
-        (more_rows, "drop", {"when": "after"}),
-        (more_rows, "half_status", {"status": 500}),
-    ]
-    for happening, kind, how in plan:  # five kills in the middle of a sync
+    for kind, how in KILLED:  # five kills in the middle of a sync
         log_more()
         if kind:
             fault(kind, **how)
+        happening = more_rows if kind else writer_began
         kill_when(happening(server), server, tmp_path)
     server.heal()
     # one fatal 403, two 503 after storing, one answer dropped: the sync gets over them by itself
     log_more()
-    fault("status", status=403)
-    fault("store_status", status=503, times=2)
-    fault("drop", when="after")
+    for kind, how in SUFFERED:
+        fault(kind, **how)
     synced(server, tmp_path)
     assert [f["struck"] for f in server.faults()] == [1, 2, 1]
     server.heal()
@@ -279,16 +288,18 @@ def test_kills_and_faults_leave_every_row_once(
 OFFLINE = """
     os.environ["WANDB_MODE"] = "offline"
     run = wandb.init(project="offline", id="offline", settings=settings())
-    for step in range(1500):
-        run.log({"loss": 1 / (step + 1), "step": step}, step=step)
+    for step in range(ROWS):
+        run.log({"loss": 1 / (step + 1), "reward": step / 7, "lr": 1e-3, "tokens": step * 2048})
     run.finish()
     tell(run.settings.sync_dir)
 """
 
 
 def wandb_sync_under_the_same_faults(server: WandbLoopback, folder: Path) -> None:
-    """W&B's own way with an offline run: a killed sync repeats rows, a 403 loses them for good."""
-    recorded = Path(WandbClient(server, folder, OFFLINE).told())
+    """W&B's own way with the same rows, recorded offline: every sync that is started again repeats
+    what an earlier one had sent, and a 403 loses rows while it says that all is well.
+    """
+    recorded = Path(WandbClient(server, folder, OFFLINE.replace("ROWS", str(ROWS))).told())
     env = client_environment(server.url, folder)
 
     def wandb_sync(id: str) -> subprocess.Popen[bytes]:
@@ -303,18 +314,35 @@ def wandb_sync_under_the_same_faults(server: WandbLoopback, folder: Path) -> Non
             start_new_session=True,
         )
 
-    server.fail("store_status", match="file_stream:rows", status=503, times=50)
-    process = wandb_sync("killed")
-    wait_for(lambda: any(r["history_rows"] for r in server.state(run="killed")["runs"]), "no rows")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    server.heal()
-    assert wandb_sync("killed").wait(timeout=60) == 0
-    assert server.run("killed")["history_rows"] > 1500
+    def fault(kind: str, **how: Any) -> None:
+        server.fail(kind, match="file_stream:rows", **how)
 
-    server.fail("status", match="file_stream:rows", status=403)
+    for kind, how in KILLED:
+        if kind:
+            fault(kind, **how)
+        happened = (more_rows if kind else writer_began)(server)
+        process = wandb_sync("same")
+        wait_for(happened, "nothing happened")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    server.heal()
+    for kind, how in SUFFERED:
+        fault(kind, **how)
+    assert wandb_sync("same").wait(timeout=90) == 0
+    server.heal()
+    fault("exit")
+    process = wandb_sync("same")
+    wait_for(server.is_dead, "the server did not die")
+    server.start()
+    assert process.wait(timeout=120) == 0
+    report = server.run("same")
+    rows = Counter(json.dumps({k: r[k] for k in row(0)}) for r in rows_of(report))
+    repeated = sum(rows.values()) - len(rows)
+    assert repeated > 0, (report["history_rows"], len(rows))
+
+    fault("status", status=403)
     assert wandb_sync("refused").wait(timeout=60) == 0, "it says that all is well"
-    assert server.run("refused")["history_rows"] < 1500
+    assert server.run("refused")["history_rows"] < ROWS
     server.heal()
 
 

@@ -87,6 +87,10 @@ class WandbLoopback:
         """End it as an operator would; returns its exit code."""
         return self._end(signal.SIGTERM)
 
+    def is_dead(self) -> bool:
+        """Whether the process that was started has ended."""
+        return self._process is None or self._process.poll() is not None
+
     def kill(self) -> int:
         """End it without a chance to do anything."""
         return self._end(signal.SIGKILL)
