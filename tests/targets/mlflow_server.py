@@ -115,25 +115,28 @@ def postgresql() -> Iterator[str]:
     assert programs is not None
     folder, port = tempfile.mkdtemp(prefix="eventlog-postgresql-"), free_port()
     data = os.path.join(folder, "data")
-    become: list[str] = []
+    become: dict[str, str] = {}
     if os.getuid() == 0:
-        become = ["runuser", "-u", "postgres", "--"]
+        become = {"user": "postgres"}
         shutil.chown(folder, "postgres")
-    make = [*become, f"{programs}/initdb", "-D", data, "-U", "eventlog", "-A", "trust"]
-    subprocess.run([*make, "-E", "UTF8", "--no-sync"], check=True, capture_output=True, cwd="/")
+    make = [f"{programs}/initdb", "-D", data, "-U", "eventlog", "-A", "trust"]
+    subprocess.run(
+        [*make, "-E", "UTF8", "--no-sync"], check=True, capture_output=True, cwd="/", **become
+    )
     options = ["-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", "fsync=off"]
     server = subprocess.Popen(
-        [*become, f"{programs}/postgres", "-D", data, *options],
+        [f"{programs}/postgres", "-D", data, *options],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
+        **become,
     )
     try:
         _wait_for_postgresql(port)
         yield f"postgresql+psycopg2://eventlog@127.0.0.1:{port}/postgres"
     finally:
-        stop = [*become, f"{programs}/pg_ctl", "stop", "-D", data, "-m", "immediate"]
-        subprocess.run(stop, check=False, capture_output=True, cwd="/")
+        stop = [f"{programs}/pg_ctl", "stop", "-D", data, "-m", "immediate"]
+        subprocess.run(stop, check=False, capture_output=True, cwd="/", **become)
         server.wait(timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
 

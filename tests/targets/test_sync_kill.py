@@ -6,10 +6,12 @@ with the effective view worked out here from the plain list of what was logged.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import random
+import select
 import signal
 import struct
 import subprocess
@@ -18,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -66,14 +68,98 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+class Process(Protocol):
+    """A sync that runs."""
+
+    def poll(self) -> int | None: ...
+
+    def send_signal(self, number: int) -> None: ...
+
+    def wait(self) -> int: ...
+
+
+def arguments(journal: Path, spec: str, state: Path) -> list[str]:
+    """Return the arguments of a sync in small batches."""
+    return ["sync", str(journal), "--to", spec, "--state", str(state), "--batch", "180", "--json"]
+
+
 def sync(journal: Path, spec: str, state: Path) -> subprocess.Popen[str]:
-    """Start a sync in small batches."""
-    command = [sys.executable, "-m", "eventlog.cli.main", "sync", str(journal), "--to", spec]
-    command += ["--state", str(state), "--batch", "180", "--json"]
+    """Start a sync as a user would."""
+    command = [sys.executable, "-m", "eventlog.cli.main", *arguments(journal, spec, state)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def changed(state: Path, before: float, process: subprocess.Popen[str]) -> float:
+class Warm:
+    """Starts syncs as forks of a process that has imported MLflow, which takes seconds."""
+
+    CODE = """
+import json, os, sys
+import mlflow.store.tracking.sqlalchemy_store
+from eventlog.cli.main import run
+import replayers.commands, replayers.to_mlflow
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(run(json.loads(line)))
+    os.write(1, b"%d\\n" % child)
+    os.write(1, b"%d\\n" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", self.CODE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+        )
+
+    def start(self, journal: Path, spec: str, state: Path) -> Forked:
+        assert self._server.stdin is not None
+        line = json.dumps(arguments(journal, spec, state)) + "\n"
+        self._server.stdin.write(line.encode())
+        return Forked(self, int(self.read()))
+
+    def read(self) -> bytes:
+        assert self._server.stdout is not None
+        line = self._server.stdout.readline()
+        assert line, "the process that forks has died"
+        return line
+
+    def has_line(self) -> bool:
+        assert self._server.stdout is not None
+        return bool(select.select([self._server.stdout], [], [], 0)[0])
+
+    def close(self) -> None:
+        self._server.kill()
+        self._server.communicate()
+
+
+class Forked:
+    """One sync that a `Warm` has started."""
+
+    def __init__(self, warm: Warm, pid: int) -> None:
+        self._warm = warm
+        self._pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None and self._warm.has_line():
+            self._code = int(self._warm.read())
+        return self._code
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, number)
+
+    def wait(self) -> int:
+        if self._code is None:
+            self._code = int(self._warm.read())
+        return self._code
+
+
+def changed(state: Path, before: float, process: Process) -> float:
     """Wait until the cursor moves or the process ends; return when it moved."""
     while process.poll() is None:
         for path in state.rglob("cursor.json"):
@@ -87,18 +173,22 @@ def changed(state: Path, before: float, process: subprocess.Popen[str]) -> float
 
 
 def kill_at_random(journal: Path, spec: str, state: Path, seed: str) -> None:
-    """Kill twenty syncs: half right after a mark was made, half at any time of their lives."""
+    """Kill twenty syncs: most right after a mark was made, some at any time of their lives."""
     chance = random.Random(seed)
+    warm = Warm() if seed == "mlflow" else None
     for kill in range(KILLS):
         before = max((p.stat().st_mtime for p in state.rglob("cursor.json")), default=0.0)
-        process = sync(journal, spec, state)
+        cold = warm is None or kill % 5 == 0
+        process: Process = (sync if cold or warm is None else warm.start)(journal, spec, state)
         if kill % 4:
             changed(state, before, process)
             time.sleep(chance.uniform(0, 0.12))
         else:
-            time.sleep(chance.uniform(0.3, 2.5))
+            time.sleep(chance.uniform(0.3, 2.5) if cold else chance.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.wait()
+    if warm is not None:
+        warm.close()
 
 
 def finish(journal: Path, spec: str, state: Path) -> list[dict[str, Any]]:
