@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         ValueRefused,
     )
     from eventlog.journal import Health
-    from eventlog.run import Run, init
+    from eventlog.run import Run
+    from eventlog.start import init
     from eventlog.table import Table
 
 __version__ = "0.1.0"
@@ -44,7 +45,7 @@ _HOMES = {
     "Health": "journal",
     "Run": "run",
     "Table": "table",
-    "init": "run",
+    "init": "start",
 }
 
 __all__ = [
@@ -92,7 +93,7 @@ def flush() -> None:
 
 
 def _current() -> Run:
-    from eventlog.run import current
+    from eventlog.start import current
 
     return current()
 

@@ -1,81 +1,34 @@
 """What a user holds: a run to log to.
 
-Nothing here raises into training once `init` has returned (``strict=True`` aside): what cannot be
-kept is left out with one warning, and a disk that fails is waited for.
+Nothing here raises into training (``strict=True`` aside): what cannot be kept is left out with one
+warning, and a disk that fails is waited for.
 """
 
 from __future__ import annotations
 
-import argparse
-import atexit
-import dataclasses
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from eventlog import event as words
-from eventlog import home, identity, resume, runfile
+from eventlog import resume, runfile
 from eventlog.errors import EventlogError, JournalError, UsageError, ValueRefused
 from eventlog.event import make_rows, whole_step
 from eventlog.files import LOCAL
-from eventlog.journal import LEVELS, Health, Options, Writer
+from eventlog.journal import Health, Options, Writer
 from eventlog.layout import run_folder
 from eventlog.reader import listing
+from eventlog.recorded import Recorded, plain, readable, short
 from eventlog.seal import seal
 from eventlog.value import Stored, dumps
 
 log = logging.getLogger("eventlog")
 
-DEFAULT_PROJECT = "default"
-MODES = ("journal", "disabled")
-#: `init` seals what others left behind, but no writer of more bytes than this, to stay short.
-SEAL_AT_INIT = 32 * 2**20
 _MOST_WARNINGS = 1000
-
-
-class Recorded(MutableMapping[str, Any]):
-    """A mapping whose every change is an event: a run's config or summary.
-
-    Keys are text; values are anything that can be logged, nested mappings and lists included. A
-    top-level key is replaced as a whole. Keys cannot be deleted: what was logged stays.
-    """
-
-    def __init__(self, run: Run, kind: str) -> None:
-        self._run = run
-        self._kind = kind
-        self._values: dict[str, Any] = {}
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set several keys as one event. Takes mappings, argparse's Namespace and dataclasses."""
-        values: dict[str, Any] = {}
-        for arg in args:
-            values.update(_mapping(arg))
-        values.update(kwargs)
-        if values:
-            self._run._record(self._kind, values)
-            self._values.update(values)
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.update({key: value})
-
-    def __getitem__(self, key: str) -> Any:
-        return self._values[key]
-
-    def __delitem__(self, key: str) -> None:
-        raise UsageError(f"{self._kind} key {key!r} cannot be deleted: what was logged stays")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"{self._kind}({self._values!r})"
 
 
 class Run:
@@ -107,8 +60,10 @@ class Run:
         self._strict = strict
         self._warned: set[str] = set()
         self._finished = False
-        self.config = Recorded(self, words.CONFIG)
-        self.summary = Recorded(self, words.SUMMARY)
+        #: Called with the run when it has ended.
+        self.at_end: list[Callable[[Run], None]] = []
+        self.config = Recorded(words.CONFIG, self._record)
+        self.summary = Recorded(words.SUMMARY, self._record)
         self._writer: Writer | None = None
         self.folder: str | None = None
         if decision is None or journal is None:
@@ -203,9 +158,9 @@ class Run:
         if writer is None:
             return
         try:
-            rows, refused = make_rows(kind, ((str(k), _plain(v)) for k, v in values.items()))
+            rows, refused = make_rows(kind, ((str(k), plain(v)) for k, v in values.items()))
             if refused:
-                again = [(k, _readable(_plain(v))) for k, v in values.items()]
+                again = [(k, readable(plain(v))) for k, v in values.items()]
                 rows, _ = make_rows(kind, ((str(k), v) for k, v in again))
                 self._warn(f"{kind}: kept as text what has no other form: {'; '.join(refused[:5])}")
             writer.append_rows(rows, None)
@@ -218,7 +173,7 @@ class Run:
         whole = whole_step(step)
         if whole is None:
             self._warn(
-                f"step {_short(step)} is no whole number of 64 bits; the event was kept without "
+                f"step {short(step)} is no whole number of 64 bits; the event was kept without "
                 "a step"
             )
         return whole
@@ -262,7 +217,8 @@ class Run:
             known[writer.name] = writer.seq + 1  # this very event is the last one
             self._record(words.STATE, {"state": status, "exit_code": exit_code, "writers": known})
         writer.close()
-        _unregister(self)
+        for told in self.at_end:
+            told(self)
         if sealing and os.getpid() == self._pid:
             try:
                 seal(writer.folder, writer=writer.name)
@@ -307,193 +263,6 @@ class Run:
             log.warning("eventlog: %s", text)
 
 
-# ------------------------------------------------------------------------------ init
-
-_current: Run | None = None
-_open: list[Run] = []
-_hooked = False
-
-
-def init(
-    project: str | None = None,
-    name: str | None = None,
-    *,
-    id: str | None = None,
-    config: Any = None,
-    dir: str | os.PathLike[str] | None = None,
-    resume: str | None = None,
-    tags: Sequence[str] = (),
-    group: str | None = None,
-    job_type: str | None = None,
-    notes: str | None = None,
-    durability: str | None = None,
-    mode: str | None = None,
-    strict: bool = False,
-    quiet: bool = False,
-) -> Run:
-    """Begin to log to a run, new or continued.
-
-    Parameters
-    ----------
-    project, name:
-        What the run is called (``EVENTLOG_PROJECT``, ``EVENTLOG_NAME``).
-    id:
-        The run's id (``EVENTLOG_RUN_ID``); ``"from-name"`` makes it of project and name, so that
-        restarts meet again on any disk.
-    config:
-        What to record as its config: a mapping, a Namespace or a dataclass.
-    dir:
-        The journal's folder (``EVENTLOG_DIR``), by default ``./eventlog-data``.
-    resume:
-        ``"auto"`` continues what the launcher restarted, ``"allow"`` the latest run of that name,
-        ``"must"`` fails without one, ``"never"`` always makes one (``EVENTLOG_RESUME``).
-    tags, group, job_type, notes:
-        Recorded for people and for backends.
-    durability:
-        ``"group"`` (default): survives SIGKILL when `log` returns and a power cut about a second
-        later; ``"sync"``: a power cut too when `log` returns; ``"os"``: no syncs; ``"memory"``:
-        written about twice a second (``EVENTLOG_DURABILITY``).
-    mode:
-        ``"disabled"`` makes a run that records nothing (``EVENTLOG_MODE``).
-    strict:
-        Raise `ValueRefused` for what cannot be kept instead of warning.
-    quiet:
-        Do not print where the journal is, at the start and at the end.
-
-    Raises
-    ------
-    UsageError
-        For arguments that cannot be met.
-    JournalError
-        If the journal cannot be written.
-    IntegrityError
-        If the id belongs to another run.
-    """
-    global _current
-    env = os.environ.get
-    mode = mode or env("EVENTLOG_MODE") or "journal"
-    if mode not in MODES:
-        raise UsageError(f"mode={mode!r} is none of {', '.join(MODES)}")
-    level = durability or env("EVENTLOG_DURABILITY") or "group"
-    if level not in LEVELS:
-        raise UsageError(f"durability={level!r} is none of {', '.join(LEVELS)}")
-    if mode == "disabled":
-        _current = Run(None, None)
-        return _current
-    asked = _asked(project, name, id, resume)
-    journal, advice = home.prepare(os.fspath(dir) if dir is not None else None)
-    decision = _decide(journal, asked)
-    run = Run(decision, journal, options=Options(durability=level), strict=strict, quiet=quiet)
-    _begin(run, decision, config, tags, {"group": group, "job_type": job_type, "notes": notes})
-    if not quiet:
-        _say(run, decision, advice)
-    _seal_left(run)
-    _register(run)
-    _current = run
-    return run
-
-
-def _asked(project: str | None, name: str | None, id: str | None, how: str | None) -> resume.Asked:
-    env = os.environ.get
-    return resume.Asked(
-        project=str(project or env("EVENTLOG_PROJECT") or DEFAULT_PROJECT),
-        name=str(name) if name else env("EVENTLOG_NAME") or None,
-        id=str(id) if id else env("EVENTLOG_RUN_ID") or None,
-        resume=how or env("EVENTLOG_RESUME") or "auto",
-    )
-
-
-def _decide(journal: str, asked: resume.Asked) -> resume.Decision:
-    try:
-        return resume.decide(journal, asked, launch=identity.launch())
-    except OSError as error:
-        raise JournalError(f"the journal cannot be read ({error})", on=journal) from error
-
-
-def _begin(
-    run: Run,
-    decision: resume.Decision,
-    config: Any,
-    tags: Sequence[str],
-    notes: Mapping[str, str | None],
-) -> None:
-    """Append the first events: state, notes, tags, config."""
-    assert run._writer is not None
-    rows, _ = make_rows(words.STATE, [("state", "running")])
-    step = os.environ.get("EVENTLOG_RESUME_STEP")
-    if step:
-        whole = whole_step(_number(step))
-        if whole is None:
-            raise UsageError(f"EVENTLOG_RESUME_STEP={step!r} is no whole number")
-        rows += make_rows(words.STATE, [("rewind", whole)])[0]
-    recorded: dict[str, Any] = {"provenance": identity.provenance()}
-    recorded |= {key: value for key, value in notes.items() if value is not None}
-    for variable in identity.ELSEWHERE:
-        if variable in os.environ:
-            recorded[f"env/{variable}"] = os.environ[variable]
-    rows += make_rows(words.NOTE, recorded.items())[0]
-    rows += make_rows(words.TAG, [(str(tag), True) for tag in tags])[0]
-    run._writer.append_rows(rows, None, decision.header["attempt"]["start"])
-    if config is not None:
-        run.config.update(config)
-
-
-def _number(text: str) -> object:
-    try:
-        return int(text)
-    except ValueError:
-        return None
-
-
-def _say(run: Run, decision: resume.Decision, advice: str | None) -> None:
-    again = "" if not decision.known else f", attempt {run.attempt}"
-    lines = [f"{run.project}/{run.name} (id {run.id}{again}) is logged to {run.folder}"]
-    lines += decision.notes
-    if advice:
-        lines.append(advice)
-    for line in lines:
-        print(f"eventlog: {line}", file=sys.stderr)
-
-
-def _seal_left(run: Run) -> None:
-    """Seal what earlier attempts left, if that is quick."""
-    assert run.folder is not None
-    try:
-        seal(run.folder, limit_bytes=SEAL_AT_INIT)
-    except (OSError, EventlogError) as error:
-        run._warn(f"earlier segments were not sealed ({error})")
-
-
-def current() -> Run:
-    """Return the run of the latest `init` in this process."""
-    if _current is None:
-        raise UsageError("there is no run yet", hint="call eventlog.init(...) first")
-    return _current
-
-
-# ------------------------------------------------------------------------------ the end
-
-
-def _register(run: Run) -> None:
-    global _hooked
-    _open.append(run)
-    if not _hooked:
-        _hooked = True
-        atexit.register(_at_exit)
-
-
-def _unregister(run: Run) -> None:
-    if run in _open:
-        _open.remove(run)
-
-
-def _at_exit() -> None:
-    """Close what was not finished: ``failed`` after an uncaught exception, else ``closed``."""
-    failed = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-    for run in _open:
-        run._end(1 if failed is not None else None, sealing=False)
-
-
 def _in_signal_handler() -> bool:
     """Return whether this call comes from the handler of a signal that ends a job."""
     codes = []
@@ -511,45 +280,3 @@ def _in_signal_handler() -> bool:
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False
-
-
-# ------------------------------------------------------------------------------ values
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if isinstance(value, argparse.Namespace):
-        return vars(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return {str(k): v for k, v in value.items()}
-    if hasattr(value, "items"):
-        return {str(k): v for k, v in value.items()}
-    raise UsageError(f"a {type(value).__qualname__} is no mapping")
-
-
-def _plain(value: Any) -> Any:
-    """Return other mappings (OmegaConf's, say) as dicts, at any depth of mappings."""
-    if isinstance(value, Mapping) and not isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return value
-
-
-def _readable(value: Any, depth: int = 0) -> Any:
-    """Return `value` with what cannot be kept replaced by its text."""
-    if depth > 32:
-        return _short(value)
-    if isinstance(value, dict):
-        return {str(k): _readable(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_readable(v, depth + 1) for v in value]
-    rows, refused = make_rows(words.CONFIG, [("x", value)])
-    return _short(value) if refused else value if rows else None
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"<{type(value).__qualname__}>"
-    return text if len(text) <= 200 else text[:197] + "..."

@@ -16,12 +16,13 @@ EVENTLOG = [
     {"errors"},
     {"value", "files", "layout"},
     {"event", "identity", "blobs", "table"},
-    {"frame", "backlog"},
+    {"frame", "backlog", "recorded"},
     {"segment"},
     {"journal", "reader", "runfile", "attempts", "home"},
     {"seal", "views", "glance", "resume", "catalog", "delivery"},
     {"audit"},
     {"run"},
+    {"start"},
     {"__init__"},
     {"cli.output"},
     {"cli.commands", "cli.__init__"},
@@ -30,7 +31,7 @@ EVENTLOG = [
 #: Everything that capture loads; it may import nothing else from outside.
 CAPTURE = {"errors", "value", "files", "layout", "event", "identity", "blobs", "table", "frame"}
 CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "home", "seal"}
-CAPTURE |= {"resume", "run", "__init__"}
+CAPTURE |= {"resume", "recorded", "run", "start", "__init__"}
 
 
 def modules(package: str) -> dict[str, Path]:
