@@ -30,7 +30,7 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Unreadable:
-    """A run's folder whose ``run.json`` cannot be read."""
+    """A run's folder whose ``run.json`` cannot be read, or a project's that cannot."""
 
     folder: str
     error: EventlogError
@@ -51,7 +51,10 @@ def find(path: str, files: Files = LOCAL) -> Iterator[Found | Unreadable]:
     if not os.access(path, os.R_OK | os.X_OK):
         raise UsageError("this folder may not be read", on=path)
     if files.exists(os.path.join(path, RUN_FILE)):
-        yield _open(path, os.path.dirname(os.path.dirname(path)), files)
+        above = os.path.dirname(path)
+        inside = os.path.basename(above).startswith(PROJECT_PREFIX)
+        # Of a run that was copied by itself, the folder it lies in.
+        yield _open(path, os.path.dirname(above) if inside else above, files)
         return
     names = files.names(path)
     if os.path.basename(path).startswith(PROJECT_PREFIX):
@@ -73,7 +76,13 @@ def _is_journal(names: Sequence[str]) -> bool:
 def _project(path: str, journal: str, files: Files) -> Iterator[Found | Unreadable]:
     if not files.is_folder(path):
         return
-    for name in files.names(path):
+    try:
+        names = files.names(path)
+    except OSError as error:
+        why = f"this project cannot be read ({error.strerror})"
+        yield Unreadable(path, UsageError(why, on=path))
+        return
+    for name in names:
         folder = os.path.join(path, name)
         if name.startswith(RUN_PREFIX) and files.is_folder(folder):
             yield _open(folder, journal, files)

@@ -52,6 +52,8 @@ class Mark:
         The digest of event ``acked - 1``.
     step, time:
         The last step and time of what was settled, for people.
+    sent:
+        The last event with metrics that the target was seen to hold; None if there is none.
     """
 
     acked: int = 0
@@ -59,6 +61,7 @@ class Mark:
     crc: int = 0
     step: int | None = None
     time: int | None = None
+    sent: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,9 @@ class Glance:
         Events of all kinds, and rows of metrics.
     writers:
         Events by writer.
+    ends:
+        The seq behind the last event of each writer: more than it has events where some are
+        missing.
     unreadable:
         Writers of which nothing can be read, and why.
     """
@@ -51,11 +54,13 @@ class Glance:
     attempts: tuple[Attempt, ...]
     owner: str = ""
     unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
+    ends: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
 class _Seen:
     events: int = 0
+    end: int = 0
     points: int = 0
     last: int = 0
     last_step: int | None = None
@@ -79,6 +84,9 @@ def glance(folder: str, store: Store = LOCAL) -> Glance:
         elif all(provably_gone(parts[w][-1].identity) for w in found[-1].writers):
             status = UNKNOWN
             ended = max((s.last for s in group), default=0)
+    lost = unreadable(folder, store)
+    if lost and not found:
+        status = UNKNOWN
     owners = [str(p.identity.get("owner", "")) for ps in parts.values() for p in ps[:1]]
     steps = [s.last_step for s in seen.values() if s.last_step is not None]
     return Glance(
@@ -93,7 +101,8 @@ def glance(folder: str, store: Store = LOCAL) -> Glance:
         writers={w: s.events for w, s in seen.items()},
         attempts=tuple(found),
         owner=owners[0] if owners else "",
-        unreadable=unreadable(folder, store),
+        unreadable=lost,
+        ends={w: s.end for w, s in seen.items()},
     )
 
 
@@ -108,7 +117,8 @@ def _count(seen: _Seen, table: pa.Table) -> None:
     import pyarrow.compute as pc
 
     seqs = table.column("seq")
-    seen.events += seqs[-1].as_py() - seqs[0].as_py() + 1
+    seen.end = seqs[-1].as_py() + 1
+    seen.events += seen.end - seqs[0].as_py()
     kinds = table.column("kind")
     seen.points += pc.sum(pc.equal(kinds, METRIC)).as_py() or 0
     seen.last = max(seen.last, pc.max(table.column("time").cast("int64")).as_py())

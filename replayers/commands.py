@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import time
 from typing import Any
@@ -12,14 +13,25 @@ import click
 from eventlog import blobs
 from eventlog.catalog import Found, find_all
 from eventlog.cli import output
+from eventlog.cli.commands import look_at, report_unreadable
 from eventlog.delivery import deliveries, state_folder
-from eventlog.errors import AuthenticationError, EventlogError, UsageError, worst
-from eventlog.glance import glance
+from eventlog.errors import (
+    AuthenticationError,
+    EventlogError,
+    TemporaryError,
+    UsageError,
+    worst,
+)
 from eventlog.layout import run_folder
 from eventlog.seal import seal
 from replayers.registry import make_target
 from replayers.replay import BATCH_ROWS, Outcome, Settings, replay
-from replayers.target import RunInfo, Target
+from replayers.target import Down, RunInfo, Target
+
+#: How many runs in a row find a target down before the others are not tried.
+LOOKS = 3
+#: What the system says of a full disk: of the state folder, say.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @click.command()
@@ -30,7 +42,7 @@ from replayers.target import RunInfo, Target
     multiple=True,
     required=True,
     metavar="TARGET",
-    help="mlflow, trackio, or an address such as mlflow:sqlite:///m.db. May be repeated.",
+    help="mlflow, trackio, wandb, or an address such as mlflow:sqlite:///m.db. May be repeated.",
 )
 @click.option("--run", "patterns", multiple=True, metavar="GLOB", help="Only these runs.")
 @click.option("--state", metavar="FOLDER", help="Where cursors and ledgers are kept.")
@@ -67,23 +79,20 @@ def sync(
 ) -> int:
     """Bring runs into backends, exactly once. Runs and targets that fail hold up no others."""
     found, bad = find_all(paths, patterns)
+    if patterns and not found and not bad:
+        raise UsageError(f"no run is called {' or '.join(map(repr, patterns))}", hint="eventlog ls")
     _check_elsewhere(found)
     settings = Settings(view=view, batch_rows=batch, adopt_by_name=adopt_by_name)
     targets = [_target(spec, found) for spec in specs]
     reports: list[dict[str, Any]] = []
     codes = [item.error.exit_code for item in bad]
-    for unreadable in bad:
-        output.say(output.safe(f"{unreadable.folder}: {unreadable.error}"))
+    report_unreadable(bad)
     try:
         for item in found:
             _seal_quietly(item)
         for target in targets:
-            for item in found:
-                report = _one(item, target, state, settings, quiet=as_json)
-                reports.append(report)
-                codes.append(report["exit_code"])
-                if report["exit_code"] == AuthenticationError.exit_code:
-                    break  # the next run would be refused as well
+            reports += _all(found, target, state, settings, quiet=as_json)
+        codes += [report["exit_code"] for report in reports]
     finally:
         for target in targets:
             target.close()
@@ -125,16 +134,51 @@ def _seal_quietly(item: Found) -> None:
         output.say(output.safe(f"{item.label}: not sealed ({error})"))
 
 
+def _all(
+    found: list[Found], target: Target, state: str | None, settings: Settings, *, quiet: bool
+) -> list[dict[str, Any]]:
+    """Bring every run into one target, unless it refuses us or cannot be reached for any."""
+    reports: list[dict[str, Any]] = []
+    down = 0
+    for i, item in enumerate(found):
+        # Of a target that is down, one run finds out with patience; the next ones only look.
+        patience = dataclasses.replace(settings, tries=1) if down else settings
+        report, error = _one(item, target, state, patience, quiet=quiet)
+        reports.append(report)
+        if isinstance(error, Down):
+            down += 1
+        elif report.get("contacted"):
+            down = 0
+        # The next run would be refused as well.
+        refused = isinstance(error, AuthenticationError)
+        left = found[i + 1 :]
+        if left and (refused or down >= LOOKS):
+            why = "refused our credentials" if refused else "cannot be reached"
+            text = f"not tried: {_label(target)} {why}"
+            output.say(output.safe(f"{len(left)} more runs {text}"))
+            code = report["exit_code"]
+            reports += [
+                {**_report(rest, target), "exit_code": code, "error": text} for rest in left
+            ]
+            break
+    return reports
+
+
+def _label(target: Target) -> str:
+    return f"{target.kind}:{target.address}"
+
+
+def _report(item: Found, target: Target) -> dict[str, Any]:
+    about = {"target": _label(target), "exit_code": 0, "error": None, "seconds": 0.0}
+    return {**dataclasses.asdict(item.run), **about}
+
+
 def _one(
     item: Found, target: Target, state: str | None, settings: Settings, *, quiet: bool
-) -> dict[str, Any]:
-    label = f"{target.kind}:{target.address}"
-    report: dict[str, Any] = {
-        **dataclasses.asdict(item.run),
-        "target": label,
-        "exit_code": 0,
-        "error": None,
-    }
+) -> tuple[dict[str, Any], Exception | None]:
+    label = _label(target)
+    report = _report(item, target)
+    failed: Exception | None = None
     begun = time.monotonic()
     try:
         with output.progress(f"{item.label} -> {target.kind}", quiet=quiet) as bar:
@@ -144,11 +188,13 @@ def _one(
     except EventlogError as error:
         output.say(output.safe(f"{item.label} -> {label}: {error}"))
         report.update(exit_code=error.exit_code, error=str(error))
+        failed = error
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        text = f"{error.strerror or error}{where}"
+        # A write that fails names no file, and what is written is the state.
+        text = f"{error.strerror or error}: {error.filename or state_folder(item.journal, state)}"
         output.say(output.safe(f"{item.label} -> {label}: {text}"))
-        report.update(exit_code=1, error=text)
+        code = TemporaryError.exit_code if error.errno in FULL else 1
+        report.update(exit_code=code, error=text)
     except Exception as error:
         if os.environ.get("EVENTLOG_DEBUG"):
             raise
@@ -158,7 +204,7 @@ def _one(
     else:
         _add_outcome(report, outcome, item, label)
     report["seconds"] = round(time.monotonic() - begun, 3)
-    return report
+    return report, failed
 
 
 def _add_outcome(report: dict[str, Any], outcome: Outcome, item: Found, label: str) -> None:
@@ -166,6 +212,8 @@ def _add_outcome(report: dict[str, Any], outcome: Outcome, item: Found, label: s
     for name in ("run", "target"):
         fields.pop(name)
     report.update(fields)
+    for note in outcome.notes:
+        output.say(output.safe(f"{item.label} -> {label}: {note}"))
     for writer, gaps in outcome.missing.items():
         for gap in gaps:
             if gap.last < gap.first:
@@ -213,14 +261,14 @@ def status(
     paths: tuple[str, ...], patterns: tuple[str, ...], state: str | None, as_json: bool
 ) -> int:
     """Show how far each target is with each run. No network."""
-    found, _bad = find_all(paths, patterns)
+    found, bad = find_all(paths, patterns)
+    seen_runs, failed = look_at(found)
     known: dict[tuple[str, str], list[Any]] = {}
     for folder in sorted({state_folder(item.journal, state) for item in found}):
         for cursor in deliveries(folder):
             known.setdefault((cursor.project, cursor.run), []).append(cursor)
     out = []
-    for item in found:
-        seen = glance(item.folder)
+    for item, seen in seen_runs:
         for cursor in known.get((item.run.project, item.run.id), [None]):
             acked = sum(cursor.mark(w).acked for w in seen.writers) if cursor else 0
             steps = (
@@ -230,19 +278,20 @@ def status(
                 {
                     **dataclasses.asdict(item.run),
                     "state": seen.status,
-                    "events": seen.events,
+                    "events": sum(seen.ends.values()),
                     "target": f"{cursor.kind}:{cursor.address}" if cursor else None,
                     "acknowledged": acked,
-                    "behind": seen.events - acked,
+                    "behind": sum(seen.ends.values()) - acked,
                     "last_step": max(steps, default=None),
                     "quarantined": sum(map(len, cursor.quarantined.values())) if cursor else 0,
                     "known_as": cursor.known_as if cursor else None,
                     "synced": cursor.synced if cursor else None,
                 }
             )
+    code = worst([report_unreadable(bad), *failed])
     if as_json:
         output.print_json(out)
-        return 0
+        return code
     rows = [
         [
             r["id"][:16],
@@ -260,4 +309,4 @@ def status(
     ]
     names = ["ID", "RUN", "STATE", "TARGET", "EVENTS", "ACKED", "BEHIND", "STEP", "QUARANTINED"]
     output.print_table([*names, "LAST SYNC (UTC)"], rows)
-    return 0
+    return code

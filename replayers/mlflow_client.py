@@ -113,7 +113,11 @@ def checked(uri: str) -> str:
     ------
     UsageError
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port
+    except ValueError as error:
+        raise UsageError(f"this address makes no sense ({error})", on=masked(uri)) from None
     kind = parts.scheme.split("+")[0]
     if kind in ("http", "https") and parts.hostname:
         return uri.rstrip("/")

@@ -27,6 +27,8 @@ class SqlApi:
         # MLflow's own default would be a folder where this process happens to run.
         self._root = Path((uri[len("sqlite:///") :].split("?")[0] or "mlflow") + ".artifacts")
         with _failures():
+            if self._local:
+                _make_whole(uri, self._root.absolute().as_uri())
             self._store: Any = SqlAlchemyStore(uri, self._root.absolute().as_uri())
 
     def experiment(self, name: str) -> tuple[str, bool] | None:
@@ -162,6 +164,26 @@ def _reachable(uri: str) -> None:
         socket.create_connection((parts.hostname, port), timeout=10).close()
     except OSError as error:
         raise Failure(0, "UNREACHABLE", str(error)) from error
+
+
+def _make_whole(uri: str, root: str) -> None:
+    """Make a SQLite database that is not there: aside, and put in place when it is whole. MLflow
+    cannot go on with one whose making was interrupted.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path = uri[len("sqlite:///") :]
+    if "?" in path or not path or os.path.exists(path):
+        return
+    part = f"{path}.new-{os.urandom(6).hex()}"
+    try:
+        made = SqlAlchemyStore(f"sqlite:///{part}", root)
+        made.engine.dispose()
+        with contextlib.suppress(FileExistsError):  # another sync was faster
+            os.link(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(part)
 
 
 def _tags(tags: Mapping[str, str]) -> list[Any]:

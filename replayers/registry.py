@@ -42,9 +42,16 @@ def make_target(spec: str, read_blob: ReadBlob, *, places: list[str] | None = No
     maker = _BUILT_IN.get(kind) or _foreign(kind)
     if maker is None:
         raise UsageError(
-            f"{spec!r} is no target", hint=f"the kinds are {', '.join(sorted(_kinds()))}"
+            f"{kind!r} is no kind of target", hint=f"the kinds are {', '.join(sorted(_kinds()))}"
         )
-    return maker(address, read_blob)
+    try:
+        return maker(address, read_blob)
+    except ValueError as error:  # what `urllib` says of an address; ours may hold a password
+        raise UsageError(f"this address makes no sense ({error})", on=kind) from None
+
+
+def _without_secret(text: str) -> str:
+    return f"***@{text.rpartition('@')[2]}" if "@" in text else text
 
 
 def _kinds() -> set[str]:
@@ -61,14 +68,15 @@ def _foreign(kind: str) -> Maker | None:
 
 def _named(name: str, places: list[str]) -> tuple[str, str]:
     """Look a name up in ``eventlog.toml``: ``[targets.NAME]`` with ``kind`` and ``address``."""
-    for place in [*places, os.getcwd(), _user_folder()]:
+    # The user's own first: a journal may come from a stranger, and the credentials do not.
+    for place in [os.getcwd(), _user_folder(), *places]:
         section = _sections(os.path.join(place, CONFIG_FILE)).get(name)
         if isinstance(section, dict):
             if section.get("kind") not in _kinds():
                 raise UsageError(f"the target {name!r} has no known kind", on=place)
             return str(section["kind"]), str(section.get("address", ""))
     raise UsageError(
-        f"{name!r} is neither a kind of target nor a name from {CONFIG_FILE}",
+        f"{_without_secret(name)!r} is neither a kind of target nor a name from {CONFIG_FILE}",
         hint=f"the kinds are {', '.join(sorted(_kinds()))}; for example mlflow:sqlite:///m.db",
     )
 
@@ -83,7 +91,7 @@ def _sections(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             sections = tomllib.load(file).get("targets", {})
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"this configuration cannot be read ({error})", on=path) from error
     return sections if isinstance(sections, dict) else {}
 

@@ -9,6 +9,7 @@ what it does not.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import random
 import time
@@ -69,13 +70,16 @@ class Outcome:
     sent, points:
         Events and rows of metrics that were sent.
     settled:
-        Events that the target is proven to hold, or that the view leaves out, of `events`.
+        Events that the target is proven to hold, or that the view leaves out, of `events`, which
+        counts those that are missing as well.
     quarantined:
         Events that the target will never take, in this and earlier calls.
     missing:
         Events that no file of the journal holds, by writer: the loop stops in front of them.
     contacted:
         Whether the target was asked anything.
+    notes:
+        What people should know beside.
     """
 
     run: str
@@ -89,6 +93,7 @@ class Outcome:
     changes: int = 0
     missing: dict[str, list[Missing]] = dataclasses.field(default_factory=dict)
     contacted: bool = False
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 Answer = TypeVar("Answer")
@@ -154,16 +159,15 @@ class _Replay:
 
     def run(self) -> Outcome:
         seen = glance(self.folder)
-        self.outcome.events = seen.events
+        self.outcome.events = sum(seen.ends.values())
         self._check_cursor(seen)
         final = _final_state(seen)
         for writer, reason in seen.unreadable.items():
             self.outcome.missing[writer] = [Missing(0, -1, reason)]
         try:
             if self._anything_new(seen):
-                view = open_view(self.folder, self.settings.view)
                 for writer in self._writers():
-                    self._writer(writer, view, seen)
+                    self._writer(writer, seen)
             if self.cursor.state != final and self._all_settled(seen):
                 self._finish(seen, final)
         finally:
@@ -171,14 +175,15 @@ class _Replay:
         return self.outcome
 
     def _anything_new(self, seen: Glance) -> bool:
-        return any(self.cursor.mark(w).acked < n for w, n in seen.writers.items()) or any(
+        # Not the number of its events: some that were delivered may be missing by now.
+        return any(self.cursor.mark(w).acked < end for w, end in seen.ends.items()) or any(
             self.cursor.mark(w).attempted > self.cursor.mark(w).acked for w in seen.writers
         )
 
     def _all_settled(self, seen: Glance) -> bool:
         # A writer with a gap settles only what lies in front of it.
         return not self.outcome.missing and all(
-            self.cursor.mark(w).acked >= n for w, n in seen.writers.items()
+            self.cursor.mark(w).acked >= end for w, end in seen.ends.items()
         )
 
     def _writers(self) -> list[str]:
@@ -189,12 +194,23 @@ class _Replay:
     def _count(self, seen: Glance) -> None:
         self.outcome.known_as = self.cursor.known_as
         self.outcome.settled = sum(self.cursor.mark(w).acked for w in seen.writers)
+        self.outcome.events = max(self.outcome.events, self.outcome.settled)  # it was written to
         self.outcome.quarantined = sum(len(v) for v in self.cursor.quarantined.values())
 
     # ---------------------------------------------------------------- journal and cursor
 
     def _check_cursor(self, seen: Glance) -> None:
-        """Refuse a journal that is not the one that was delivered."""
+        """Refuse a journal that is not the one that was delivered; forget the cursor of another
+        journal of this run (one on each node's own disk, say, with one state folder for all).
+        """
+        delivered = {writer for writer, mark in self.cursor.writers.items() if mark.acked}
+        if delivered and seen.writers and delivered.isdisjoint(listing(self.folder).writers):
+            self.outcome.notes.append(
+                f"the state folder tells of another journal of this run: {self.outcome.target} is "
+                "asked anew what it holds"
+            )
+            self.known = False
+            self.cursor = dataclasses.replace(self.cursor, state="", writers={}, quarantined={})
         for writer, mark in self.cursor.writers.items():
             if not mark.acked:
                 continue
@@ -223,29 +239,38 @@ class _Replay:
 
     # ---------------------------------------------------------------- one writer
 
-    def _writer(self, writer: str, view: View, seen: Glance) -> None:
+    @functools.cached_property
+    def view(self) -> View:
+        """The view that is sent, as of this call."""
+        return open_view(self.folder, self.settings.view)
+
+    def _writer(self, writer: str, seen: Glance) -> None:
         mark = self.cursor.mark(writer)
         reader = WriterReader(self.folder, writer, start=mark.acked)
         for whole in reader.tables():
             for table in _batches(whole, self.settings.batch_rows):
-                self._batch(writer, table, view.rows(writer, table))
+                self._batch(writer, table, self.view.rows(writer, table))
                 done = sum(self.cursor.mark(w).acked for w in seen.writers)
-                self.progress(done, max(seen.events, done))
+                self.progress(done, max(self.outcome.events, done))
         if reader.missing:
             self.outcome.missing[writer] = reader.missing
 
     def _batch(self, writer: str, table: pa.Table, rows: pa.Table) -> None:
         """Settle the events of `table`, of which `rows` are to be in the target."""
+        sent = self.cursor.mark(writer).sent
         if rows.num_rows:
             session = self.session()
-            rows = self._without(writer, rows)
+            new = self._without(writer, rows)
+            # What is left out is held already.
+            sent = _last_metric(rows, sent) if new.num_rows < rows.num_rows else sent
+            rows = new
         last = to_events(table.slice(_start_of_last(table)))[-1]
         if rows.num_rows:
             self._make_durable(writer)
             mark = self.cursor.mark(writer)
             attempted = dataclasses.replace(mark, attempted=max(mark.attempted, last.seq + 1))
             self._save(self.cursor.with_mark(writer, attempted))
-            self._deliver(session, writer, with_writer(rows, writer))
+            sent = _last_metric(self._deliver(session, writer, with_writer(rows, writer)), sent)
         steps = table.column("step").drop_null()
         step = steps[-1].as_py() if len(steps) else self.cursor.mark(writer).step
         settled = Mark(
@@ -254,6 +279,7 @@ class _Replay:
             digest(last),
             step,
             last.time,
+            sent,
         )
         self.delivery.sync_ledger()
         self._save(self.cursor.with_mark(writer, settled))
@@ -301,6 +327,7 @@ class _Replay:
             )
             if unsure:
                 self.held = self._again(self._session.held)
+            self._check_target(self._session)
             if self._session.known_as != self.cursor.known_as:
                 self._save(
                     dataclasses.replace(
@@ -309,13 +336,40 @@ class _Replay:
                 )
         return self._session
 
+    def _check_target(self, session: Session) -> None:
+        """Refuse a target that no longer holds what it was seen to hold: it was emptied, deleted
+        or restored, and what lies in front of the cursor would never be sent again.
+        """
+        if getattr(session, "notices_loss", False):
+            return
+        for writer, mark in self.cursor.writers.items():
+            if mark.sent is None:
+                continue
+            table = next(WriterReader(self.folder, writer, start=mark.sent).tables(), None)
+            if table is None:
+                continue
+            first = table.slice(0, int(table.column("seq").to_numpy().searchsorted(mark.sent + 1)))
+            rows = _metrics(self.view.rows(writer, first))
+            if rows.num_rows and not self._again(
+                functools.partial(session.confirm, with_writer(rows, writer))
+            ):
+                raise IntegrityError(
+                    f"the target was seen to hold event {mark.sent} of writer {writer}, and holds "
+                    "it no more; nothing was sent",
+                    on=f"{self.outcome.target} run {session.known_as}",
+                    hint="bring its data back, or remove the state folder "
+                    f"{self.delivery.folder} to have everything sent that it does not hold",
+                )
+
     def _open(self) -> Session:
         info = run_info(self.found, self.cursor.known_as, adopt_by_name=self.settings.adopt_by_name)
         target = self.target
         return self._again(lambda: target.open(info))
 
-    def _deliver(self, session: Session, writer: str, rows: pa.Table) -> None:
-        """Send rows and see them confirmed; put into quarantine what is refused for good."""
+    def _deliver(self, session: Session, writer: str, rows: pa.Table) -> pa.Table:
+        """Send rows and see them confirmed; put into quarantine what is refused for good. Return
+        those that are held.
+        """
         begun = time.time_ns()
         while rows.num_rows:
             try:
@@ -324,7 +378,7 @@ class _Replay:
             except Rejected as error:
                 rows = self._quarantine(writer, rows, error)
         else:
-            return
+            return rows
         seqs = rows.column("seq")
         first, last = seqs[0].as_py(), seqs[-1].as_py()
         events = len(seqs.unique())
@@ -340,6 +394,7 @@ class _Replay:
         )
         for change in changes:
             record(MAPPING, {"writer": writer, **_change(change)})
+        return rows
 
     def _send(self, session: Session, rows: pa.Table) -> list[Change]:
         """Send until the target, asked anew, holds the rows."""
@@ -402,10 +457,21 @@ def _change(change: Change) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value != ""}
 
 
-def _points(rows: pa.Table) -> int:
+def _metrics(rows: pa.Table) -> pa.Table:
     import pyarrow.compute as pc
 
-    return int(pc.sum(pc.equal(rows.column("kind"), METRIC)).as_py() or 0)
+    return rows.filter(pc.equal(rows.column("kind"), METRIC))
+
+
+def _last_metric(rows: pa.Table, before: int | None) -> int | None:
+    """Return the last event of these rows that has metrics, `before` if there is none."""
+    found = _metrics(rows).column("seq")
+    last: int | None = found[-1].as_py() if len(found) else before
+    return last
+
+
+def _points(rows: pa.Table) -> int:
+    return int(_metrics(rows).num_rows)
 
 
 def _start_of_last(table: pa.Table) -> int:

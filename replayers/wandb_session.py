@@ -46,6 +46,8 @@ _CHUNK_ROWS, _CHUNK_BYTES = 500, 4_000_000
 class WandbSession:
     """A session; see `replayers.target.Session`."""
 
+    notices_loss = True
+
     def __init__(
         self, child: WandbChild, place: Place, run: RunInfo, read_blob: ReadBlob | None
     ) -> None:

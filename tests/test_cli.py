@@ -171,6 +171,10 @@ WRONG: dict[str, tuple[list[str], int]] = {
     "mlflow without an address": (["sync", "{journal}", "--to", "mlflow"], 2),
     "mlflow with a folder": (["sync", "{journal}", "--to", "mlflow:file:///tmp/x"], 2),
     "mlflow server down": (["sync", "{journal}", "--to", "mlflow:http://127.0.0.1:{port}"], 75),
+    "a mistyped kind": (["sync", "{journal}", "--to", "mlfow:http://u:secret@127.0.0.1"], 2),
+    "no kind": (["sync", "{journal}", "--to", "http://u:secret@127.0.0.1"], 2),
+    "no address": (["sync", "{journal}", "--to", "mlflow:http://u:secret@[::1"], 2),
+    "a mistyped run": (["sync", "{journal}", "--to", "memory", "--run", "nobody*"], 2),
     "unknown run": (["show", "nobody", "--journal", "{journal}"], 2),
     "unknown option": (["ls", "--nonsense"], 2),
     "unknown command": (["nonsense"], 2),
@@ -190,6 +194,7 @@ def test_wrong_input_is_one_line_an_exit_code_and_no_change(
     done = cli(*(a.format(**places, port=free_port()) for a in arguments))
     assert done.returncode == code, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
+    assert "secret" not in done.stdout + done.stderr
     if code == 75:  # the attempt itself is kept beside the journal, and one line a run is said
         assert all("->" in line for line in done.stderr.splitlines()), done.stderr
         assert len(done.stderr.splitlines()) == 3
@@ -225,6 +230,69 @@ def test_a_damaged_run_does_not_hide_the_others(cli: Cli, journal: Path) -> None
     synced = cli("sync", journal, "--to", "memory", "--json")
     assert synced.returncode == 4
     assert [r["exit_code"] for r in json.loads(synced.stdout)] == [0, 0]
+
+
+def test_a_damaged_file_does_not_hide_the_other_runs(cli: Cli, journal: Path) -> None:
+    (path,) = (journal / "project=q" / "run=other" / "sealed").iterdir()
+    content = bytearray(path.read_bytes())
+    content[100:140] = bytes(b ^ 255 for b in content[100:140])
+    path.write_bytes(content)
+    for command in (["ls"], ["status"], ["sync", "--to", "memory"]):
+        done = cli(*command, journal, "--json")
+        assert done.returncode == 4
+        reports = {r["id"]: r for r in json.loads(done.stdout)}
+        assert {"id-one", "id-two"} <= set(reports)
+        assert f"q/b{'' if len(command) == 1 else ' -> memory:here'}: " in done.stderr
+    # Nobody reads what is printed: the exit code is the same.
+    line = f"{sys.executable} -m eventlog.cli.main sync {journal} --to memory | true"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4, done.stderr
+
+
+def test_status_says_what_it_cannot_read(cli: Cli, journal: Path) -> None:
+    (journal / "project=q" / "run=other" / "run.json").write_text("{")
+    done = cli("status", journal, "--json")
+    assert done.returncode == 4
+    assert len(json.loads(done.stdout)) == 2
+    assert "run.json is damaged" in done.stderr
+
+
+def test_a_project_that_cannot_be_read_does_not_hide_the_others(journal: Path) -> None:
+    from eventlog.catalog import find_all
+    from eventlog.files import Files
+
+    class Closed(Files):
+        def names(self, folder: str) -> list[str]:
+            if folder.endswith("project=q"):
+                raise PermissionError(13, "Permission denied", folder)
+            return super().names(folder)
+
+    found, bad = find_all([str(journal)], files=Closed())
+    assert sorted(item.run.id for item in found) == ["id-one", "id-two"]
+    assert [item.folder for item in bad] == [str(journal / "project=q")]
+
+
+def test_a_run_that_was_copied_by_itself_has_its_state_beside_it(
+    cli: Cli, journal: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    copy = (journal / "project=q" / "run=other").rename(tmp_path / "deep" / "er" / "run=other")
+    assert cli("sync", copy, "--to", "memory").returncode == 0
+    assert (tmp_path / "deep" / "er" / "_replay").is_dir()
+    assert not (tmp_path / "deep" / "_replay").exists()
+
+
+def test_a_target_that_is_down_is_not_waited_for_by_every_run(cli: Cli, tmp_path: Path) -> None:
+    for n in range(8):
+        with eventlog.init("p", "n", id=f"id-{n}", dir=tmp_path / "j", quiet=True) as run:
+            run.log({"a": 1.0}, step=1)
+    done = cli("sync", tmp_path / "j", "--to", f"mlflow:http://127.0.0.1:{free_port()}", "--json")
+    assert done.returncode == 75
+    assert [r["exit_code"] for r in json.loads(done.stdout)] == [75] * 8
+    assert len(done.stderr.splitlines()) == 4
+    assert "5 more runs not tried" in done.stderr
 
 
 def test_a_newer_format_is_refused_with_a_clear_error(cli: Cli, journal: Path) -> None:

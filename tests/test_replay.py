@@ -15,6 +15,8 @@ import eventlog
 from eventlog.catalog import Found, find_all
 from eventlog.delivery import Delivery
 from eventlog.errors import AuthenticationError, IntegrityError, TemporaryError
+from eventlog.journal import Options, Writer
+from eventlog.runfile import RunFile, claim
 from replayers.compare import compare
 from replayers.positions import Positions
 from replayers.replay import Outcome, Settings, replay, run_info
@@ -248,9 +250,6 @@ def test_a_journal_that_was_changed_is_refused(found: Found, state: str, tmp_pat
 
 
 def test_a_missing_segment_stops_the_loop_in_front_of_it(tmp_path: Path, state: str) -> None:
-    from eventlog.journal import Options, Writer
-    from eventlog.runfile import RunFile, claim
-
     folder = tmp_path / "j" / "project=p" / "run=x"
     folder.mkdir(parents=True)
     claim(str(folder), RunFile("x", "p", "n"))
@@ -322,6 +321,79 @@ def test_what_init_recorded_for_other_places_reaches_the_target(
         pass
     (found,), _bad = find_all([str(tmp_path / "j")])
     assert run_info(found, None).elsewhere == {"MLFLOW_RUN_ID": "0123"}
+
+
+def test_events_behind_a_loss_of_delivered_ones_are_sent(tmp_path: Path, state: str) -> None:
+    folder = tmp_path / "j" / "project=p" / "run=x"
+    folder.mkdir(parents=True)
+    claim(str(folder), RunFile("x", "p", "n"))
+    writer = Writer(str(folder), "x", {}, options=Options(segment_bytes=5000))
+    for step in range(30):
+        writer.append("metric", {"a": float(step)}, step)
+    (found,), _bad = find_all([str(folder)])
+    target = MemoryTarget()
+    sync(found, target, state)
+    min(folder.glob("*.arrows"), key=lambda p: int(p.stem.split("-")[1])).unlink()
+    for step in range(30, 33):
+        writer.append("metric", {"a": float(step)}, step)
+    writer.close()
+    outcome = sync(found, target, state)
+    assert (outcome.sent, outcome.settled, outcome.events) == (3, 33, 33)
+    assert len(target.runs["x"].rows) == 33
+
+
+@pytest.mark.parametrize("lost", ["all", "the last"])
+def test_a_target_that_lost_what_it_held_is_refused_and_sent_nothing(
+    tmp_path: Path, state: str, lost: str
+) -> None:
+    target = MemoryTarget()
+    with eventlog.init("p", "n", id="x", dir=tmp_path / "j", quiet=True) as run:
+        for step in range(10):
+            run.log({"a": float(step)}, step=step)
+        (found,), _bad = find_all([str(tmp_path / "j")])
+        sync(found, target, state)
+        held = target.runs["x"].held
+        (writer,) = held.writers()
+        target.runs.clear()
+        if lost == "the last":  # a backup from the day before
+            target.open(run_info(found, None))
+            target.runs["x"].held = Positions.upto(writer, 5)
+        run.log({"a": 10.0}, step=10)
+        for _ in range(2):
+            with pytest.raises(IntegrityError, match="holds it no more"):
+                sync(found, target, state)
+        assert not target.runs["x"].rows
+    shutil.rmtree(state)
+    target.runs.clear()
+    sync(found, target, state)
+    check(found, target, points=11)
+
+
+def test_a_point_that_was_delivered_and_then_superseded_is_no_loss(
+    tmp_path: Path, state: str
+) -> None:
+    target = MemoryTarget()
+    for _ in range(3):
+        with eventlog.init("p", "n", id="from-name", dir=tmp_path / "j", quiet=True) as run:
+            for step in range(5):
+                run.log({"a": float(step)}, step=step)
+        (found,), _bad = find_all([str(tmp_path / "j")])
+        assert sync(found, target, state).points == 5
+
+
+def test_journals_of_one_run_on_several_disks_share_a_state_folder(
+    tmp_path: Path, state: str
+) -> None:
+    target = MemoryTarget()
+    runs = []
+    for disk in ("one", "two"):
+        with eventlog.init("p", "n", id="x", dir=tmp_path / disk, quiet=True) as run:
+            for step in range(10):
+                run.log({"a": float(step)}, step=step)
+        runs += find_all([str(tmp_path / disk)])[0]
+    for found, points in [*zip(runs, (10, 10), strict=True), *zip(runs, (0, 0), strict=True)]:
+        assert sync(found, target, state).points == points
+    assert len(target.runs["x"].rows) == 20
 
 
 @pytest.fixture(autouse=True)

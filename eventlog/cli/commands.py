@@ -37,7 +37,7 @@ _paths = click.argument("paths", nargs=-1, metavar="[PATH]...")
 def ls(paths: tuple[str, ...], patterns: tuple[str, ...], as_json: bool) -> int:
     """List the runs of journals (by default ./eventlog-data or EVENTLOG_DIR)."""
     found, bad = find_all(paths, patterns)
-    seen = [(item, glance(item.folder)) for item in found]
+    seen, failed = look_at(found)
     if as_json:
         output.print_json([_summary(item, look) for item, look in seen])
     elif not found and not bad:
@@ -63,7 +63,22 @@ def ls(paths: tuple[str, ...], patterns: tuple[str, ...], as_json: bool) -> int:
     for item, look in seen:
         _say_unreadable(item, look)
     damaged = [IntegrityError.exit_code for _item, look in seen if look.unreadable]
-    return worst([_report_unreadable(bad), *damaged])
+    return worst([report_unreadable(bad), *failed, *damaged])
+
+
+def look_at(found: list[Found]) -> tuple[list[tuple[Found, Glance]], list[int]]:
+    """Return every run that can be read, with a glance at it; say why others cannot, and return
+    the exit codes of that.
+    """
+    seen: list[tuple[Found, Glance]] = []
+    failed: list[int] = []
+    for item in found:
+        try:
+            seen.append((item, glance(item.folder)))
+        except (OSError, EventlogError) as error:
+            output.say(output.safe(f"{item.label}: {error}"))
+            failed.append(error.exit_code if isinstance(error, EventlogError) else 1)
+    return seen, failed
 
 
 def _say_unreadable(item: Found, look: Glance) -> None:
@@ -71,9 +86,12 @@ def _say_unreadable(item: Found, look: Glance) -> None:
         output.say(output.safe(f"{item.label}: {reason}"))
 
 
-def _report_unreadable(bad: list[Unreadable]) -> int:
+def report_unreadable(bad: list[Unreadable]) -> int:
+    """Say which folders of runs cannot be read; return the exit code of that."""
     for item in bad:
-        output.say(output.safe(f"{item.folder}: {item.error}"))
+        named = item.error.on is not None and item.error.on.startswith(item.folder)
+        where = "" if named else f"{item.folder}: "
+        output.say(output.safe(f"{where}{item.error}"))
     return worst([item.error.exit_code for item in bad])
 
 
@@ -117,13 +135,13 @@ def show(
     ]
     for name, text in head:
         if text:
-            print(f"{name:<12}{output.safe(text)}")
+            output.print_text(f"{name:<12}{output.safe(text)}")
     _print_attempts(look, chosen)
     for kind in (CONFIG, SUMMARY):
         for key, value in told[kind].items():
-            print(f"{kind:<12}{output.safe(key)} = {output.short(value)}")
+            output.print_text(f"{kind:<12}{output.safe(key)} = {output.short(value)}")
     if told["last"]:
-        print()
+        output.print_text()
         rows = [
             [
                 e["writer"],
@@ -154,7 +172,7 @@ def _print_attempts(look: Glance, view: object) -> None:
             side = [a.ordinal for a, b in view.parallel if b.key == attempt.key]
             if side:
                 text += f", beside attempt {', '.join(map(str, side))}: supersedes nothing of it"
-        print(f"{'attempt':<12}{text}")
+        output.print_text(f"{'attempt':<12}{text}")
 
 
 def _tell(item: Found, view: Any, last: int, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -215,7 +233,7 @@ def seal(paths: tuple[str, ...], patterns: tuple[str, ...], abandoned: bool, as_
             for r in out
         ]
         output.print_table(["ID", "NAME", "SEALED", "EVENTS", "REMOVED", "KEPT"], rows)
-    return _codes([*failed, _report_unreadable(bad)], some=bool(out))
+    return _codes([*failed, report_unreadable(bad)], some=bool(out))
 
 
 @click.command()
@@ -236,10 +254,15 @@ def verify(
     """
     found, bad = find_all(paths, patterns)
     reports = []
+    failed: list[int] = []
     with output.progress("verifying", quiet=as_json) as bar:
         for i, item in enumerate(found):
             bar(i, len(found))
-            reports.append((item, audit.verify(item.folder)))
+            try:
+                reports.append((item, audit.verify(item.folder)))
+            except (OSError, EventlogError) as error:
+                output.say(output.safe(f"{item.label}: {error}"))
+                failed.append(error.exit_code if isinstance(error, EventlogError) else 1)
     code = 0
     for _item, report in reports:
         if report.failed or (require and report.complete != "complete"):
@@ -265,7 +288,7 @@ def verify(
     for item, report in reports:
         for problem in [*report.problems, *(p for w in report.writers for p in w.problems)]:
             output.say(output.safe(f"{item.label}: {problem}"))
-    return worst([code, _report_unreadable(bad)])
+    return worst([code, report_unreadable(bad), *failed])
 
 
 def _codes(codes: list[int], *, some: bool) -> int:

@@ -40,10 +40,11 @@ class Commands(click.Group):
         """Run a command; whoever read our output may have gone, and that is no failure."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:  # click would end the process with 1
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError as error:  # click would end the process with 1 and no word
+            if output.flush():
+                raise EventlogError("a process that was talked to has ended") from error
             return 0
+        output.flush()
         return result
 
 

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 
 def say(text: str) -> None:
-    """Talk to the user."""
-    print(f"eventlog: {text}", file=sys.stderr)
+    """Talk to the user, if somebody still listens: what is being done goes on."""
+    with contextlib.suppress(OSError):
+        print(f"eventlog: {text}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
     """Print data for programs."""
-    print(json.dumps(value, indent=1, default=str))
+    print_text(json.dumps(value, indent=1, default=str))
+
+
+def print_text(text: str = "") -> None:
+    """Print to stdout; whoever read it may have gone, which is no failure of what was done."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text)
+    flush()
+
+
+def flush() -> bool:
+    """Hand over what was printed; return whether somebody reads it. If not, nobody will."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -30,9 +48,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         for i in range(len(columns))
     ]
     bold, plain = ("\x1b[1m", "\x1b[0m") if _coloured() else ("", "")
-    print(f"{bold}{_line(list(columns), widths, right)}{plain}")
-    for row in cells:
-        print(_line(row, widths, right))
+    lines = [f"{bold}{_line(list(columns), widths, right)}{plain}"]
+    print_text("\n".join([*lines, *(_line(row, widths, right) for row in cells)]))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
@@ -70,7 +87,7 @@ def short(value: object, width: int = 60) -> str:
 Bar = Callable[[int, int], None]
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress(label: str, *, quiet: bool = False) -> Iterator[Bar]:
     """Show how far something is: a bar with rate and time left on a terminal, nothing elsewhere."""
     if quiet or not sys.stderr.isatty():

@@ -1189,6 +1189,35 @@ target.close()
     assert made <= {"m.db", "m.db-wal", "m.db-shm", "m.db.artifacts"}
 
 
+@pytest.mark.apart
+def test_a_new_database_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+    code = """
+import sys
+from replayers.target import RunInfo
+from replayers.to_mlflow import MlflowTarget
+MlflowTarget(sys.argv[1]).open(RunInfo("id", "project", "name", 10**18))
+"""
+    database = tmp_path / "new.db"
+    command = [sys.executable, "-c", code, f"sqlite:///{database}"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not any(p.stat().st_size > 100_000 for p in tmp_path.glob("new.db.new-*")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, "it was made before it could be killed"
+            time.sleep(0.01)
+        process.kill()
+    assert not database.exists()
+    subprocess.run(command, check=True, capture_output=True)
+    assert database.exists()
+
+
+def test_a_port_that_is_no_number_is_wrong_usage() -> None:
+    for uri in ("postgresql://u:secret@h:notaport/db", "http://h:x"):
+        with pytest.raises(UsageError) as caught:
+            MlflowTarget(uri)
+        assert "secret" not in str(caught.value)
+
+
 # ---------------------------------------------------------------------------------- names
 
 keys = st.text(
