@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import sqlite3
-import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from eventlog.errors import EventlogError, IntegrityError, UsageError
+from replayers.pipe import talk
 from replayers.target import Retry
 from replayers.trackio_store import RefusedError
 
 _WORKER = Path(__file__).with_name("trackio_worker.py")
-_LENGTH = struct.Struct(">I")
 _PAGE = 2000
 #: Variables that would send Trackio elsewhere than into the folder, or onto the network.
 _KEPT = ("TRACKIO_SQLITE_", "TRACKIO_TRACE_SESSIONS_DIR")
@@ -179,7 +177,7 @@ class LocalStore:
         for attempt in (1, 2):
             child = self._started()
             try:
-                return _talk(child, request, time.monotonic() + self._deadline)
+                return talk(child, request, time.monotonic() + self._deadline)
             except (BrokenPipeError, EOFError, TimeoutError, ValueError) as error:
                 self._stop()
                 if attempt == 2 or isinstance(error, TimeoutError):
@@ -249,36 +247,3 @@ def _environment(folder: Path) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
-
-
-def _talk(child: subprocess.Popen[bytes], request: bytes, until: float) -> dict[str, Any]:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    view = memoryview(_LENGTH.pack(len(request)) + request)
-    while view:
-        _wait(child.stdin, select.POLLOUT, until)
-        view = view[os.write(child.stdin.fileno(), view[:65536]) :]
-    (size,) = _LENGTH.unpack(_read(child.stdout, _LENGTH.size, until))
-    reply = json.loads(_read(child.stdout, size, until))
-    if not isinstance(reply, dict):
-        raise ValueError("an answer that is no object")
-    return reply
-
-
-def _read(pipe: IO[bytes], size: int, until: float) -> bytes:
-    parts: list[bytes] = []
-    while size > 0:
-        _wait(pipe, select.POLLIN, until)
-        part = os.read(pipe.fileno(), min(size, 65536))
-        if not part:
-            raise EOFError
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
-
-
-def _wait(pipe: IO[bytes], what: int, until: float) -> None:
-    poll = select.poll()
-    poll.register(pipe.fileno(), what)
-    if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-        raise TimeoutError

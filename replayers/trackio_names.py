@@ -43,7 +43,7 @@ def project_name(run: RunInfo) -> str:
     if plain and not name.startswith("registry-") and not name.endswith(_RESERVED_SUFFIXES):
         return name
     rest = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:80] or "project"
-    if rest.startswith("registry-"):
+    if f"{rest}-".startswith("registry-"):
         rest = "p-" + rest
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{rest}--{digest[:16]}"

@@ -5,22 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from eventlog.errors import UsageError
+from replayers.pipe import talk
 from replayers.target import Down, Retry, Unauthorised
 
 _WORKER = Path(__file__).with_name("wandb_worker.py")
-_LENGTH = struct.Struct(">I")
 #: What of ``WANDB_*`` says where the server is and who asks; the rest would change the run.
 _KEPT = frozenset(
     "WANDB_API_KEY WANDB_BASE_URL WANDB_CONFIG_DIR WANDB_CREDENTIALS_FILE WANDB_HTTP_TIMEOUT "
@@ -76,7 +74,7 @@ class WandbChild:
         child = self._started()
         request = json.dumps({"op": op, **arguments}).encode()
         try:
-            reply = _talk(child, request, time.monotonic() + self._deadline)
+            reply = talk(child, request, time.monotonic() + self._deadline)
         except (OSError, EOFError, ValueError) as error:
             self.kill()
             slow = isinstance(error, TimeoutError)
@@ -153,36 +151,3 @@ def _error(kind: str, what: str, shown: str) -> Exception:
             f"wandb cannot be used ({what})", hint="pip install 'eventlog-journal[wandb]'"
         )
     return Retry(f"W&B could not be used now ({what})", on=shown)
-
-
-def _talk(child: subprocess.Popen[bytes], request: bytes, until: float) -> dict[str, Any]:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    view = memoryview(_LENGTH.pack(len(request)) + request)
-    while view:
-        _wait(child.stdin, select.POLLOUT, until)
-        view = view[os.write(child.stdin.fileno(), view[:65536]) :]
-    (size,) = _LENGTH.unpack(_read(child.stdout, _LENGTH.size, until))
-    reply = json.loads(_read(child.stdout, size, until))
-    if not isinstance(reply, dict):
-        raise ValueError("an answer that is no object")
-    return reply
-
-
-def _read(pipe: IO[bytes], size: int, until: float) -> bytes:
-    parts: list[bytes] = []
-    while size > 0:
-        _wait(pipe, select.POLLIN, until)
-        part = os.read(pipe.fileno(), min(size, 1 << 20))
-        if not part:
-            raise EOFError
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
-
-
-def _wait(pipe: IO[bytes], what: int, until: float) -> None:
-    poll = select.poll()
-    poll.register(pipe.fileno(), what)
-    if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-        raise TimeoutError

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eventlog import frame
@@ -520,6 +520,7 @@ def test_two_projects_that_trackio_takes_for_one_do_not_share_a_database(target,
 
 
 @settings(max_examples=150, deadline=None)
+@example("registry:", "registry")
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_projects_run_ids_and_keys_are_renamed_one_to_one(a, b):
     def project(name):
