@@ -11,11 +11,11 @@ from eventlog import blobs
 from eventlog.errors import EventlogError, FormatError, IntegrityError
 from eventlog.event import STATE, digest
 from eventlog.files import LOCAL, Store
-from eventlog.frame import to_events
-from eventlog.layout import SEALED
+from eventlog.frame import END_OF_STREAM, HEAD, PREFIX, first_seq, read_head, to_events
+from eventlog.layout import SEALED, is_blob
 from eventlog.reader import WriterReader, listing, may_hold_events, sealed_segments
 from eventlog.seal import check_sealed
-from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader
+from eventlog.segment import DAMAGED, FOREIGN, TORN, WHOLE, SegmentReader
 from eventlog.value import loads
 
 if TYPE_CHECKING:
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 CORRUPT, MISSING, FORK = "corrupt", "missing", "fork"
 OK = "ok"
 FAILURES = (CORRUPT, MISSING, FORK)
+
+#: What a disk writes whole or not at all, in bytes.
+_SECTOR = 512
+#: So many zeros in a row are in no header.
+_HOLE = 32
+#: How much of a segment without a header is looked at.
+_LOOKED_AT = 4 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +101,18 @@ def verify(folder: str, store: Store = LOCAL) -> RunReport:
     """Read every byte of a run and judge it. Nothing is changed."""
     found = listing(folder, store)
     writers = [_writer(folder, name, store) for name in found.writers]
-    missing_blobs: list[str] = []
-    for name in found.writers:
-        missing_blobs += _blobs(folder, name, store)
-    gone = {name for w in writers for name in w.named} - set(found.writers)
-    problems = [f"the writer {name} was there when the run finished" for name in sorted(gone)]
-    problems = [f"{text}, and no file of it is here" for text in problems] + missing_blobs
-    words = [w.verdict for w in writers] + ([MISSING] if problems else [])
+    problems: list[str] = []
+    words = [w.verdict for w in writers]
+    for one in writers:
+        for name in sorted(set(one.named) - set(found.writers)):
+            text = f"the writer {name} was there when the run finished"
+            problems.append(f"{text}, and no file of it is here")
+            words.append(MISSING if _ended(folder, one.writer, store) else TORN)
+        durable = max((file.durable for file in one.files), default=0)
+        for seq, problem, could_be_lost in _blobs(folder, one.writer, store):
+            problems.append(problem)
+            lost = could_be_lost and seq >= durable and not _ended(folder, one.writer, store)
+            words.append(TORN if lost else MISSING)
     verdict = next((v for v in (*FAILURES, TORN) if v in words), OK)
     declared = [w for w in writers if w.declared is not None]
     complete = "complete" if all(w.complete for w in declared) else "incomplete"
@@ -128,18 +140,25 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
     except FormatError as error:
         problems.append(str(error))
         verdict = CORRUPT
+    durable = max((f.durable for f in files), default=0)
+    unacknowledged = False
     for gap in source.missing:
         problems.append(f"events {gap.first} to {gap.last} are missing: {gap.reason}")
+        if gap.first >= durable and not _ended(folder, writer, store):
+            # Power was lost: it took them, and left some that came later.
+            unacknowledged = True
+            verdict = TORN if verdict == OK else verdict
+            continue
         bad = any(
             f.verdict == FOREIGN or (f.verdict in (TORN, DAMAGED) and f.last + 1 == gap.first)
             for f in files
         )
         verdict = CORRUPT if bad or verdict == CORRUPT else MISSING
-    durable = max((f.durable for f in files), default=0)
     for file in files:
         if file.verdict == FOREIGN:
             problems.append(f"{file.name}: {file.detail}")
-            held = may_hold_events(os.path.join(folder, file.name), store)
+            path = os.path.join(folder, file.name)
+            held = may_hold_events(path, store) and not _never_durable(path, store)
             if held or durable > source.next_seq:
                 verdict = CORRUPT
             else:  # its writer died, or power was lost, before the first frame was in it
@@ -156,12 +175,70 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
     if forks:
         problems += forks
         verdict = FORK if verdict in (OK, TORN) else verdict
-    if declared is not None and events < declared and verdict in (OK, TORN):
+    short = declared is not None and events < declared and not unacknowledged
+    if short and verdict in (OK, TORN):
         problems.append(f"its writer declared {declared} events, {events} are here")
         verdict = MISSING
     return WriterReport(
         writer, events, rows, verdict, declared, files, tuple(problems), tuple(sorted(named))
     )
+
+
+def _ended(folder: str, writer: str, store: Store) -> bool:
+    """Return whether the last file of a writer has its end of stream: it was closed, and all
+    before it had been made durable. Otherwise power may have been lost, and what no durable mark
+    covers may be lost with it.
+    """
+    found = listing(folder, store)
+    last, ended = -1, False
+    for name in found.segments.get(writer, ())[-1:]:
+        path = os.path.join(folder, str(name))
+        last = name.number
+        try:
+            with SegmentReader(path, store) as segment:
+                for _ in segment.spans():
+                    pass
+                assert segment.verdict is not None
+                offset = segment.verdict.offset
+            with store.open(path) as file:
+                file.seek(offset)
+                ended = file.read(len(END_OF_STREAM)) == END_OF_STREAM
+        except (OSError, FormatError):
+            ended = False
+    for sealed in found.sealed.get(writer, ()):
+        try:
+            for part in sealed_segments(os.path.join(folder, SEALED, str(sealed)), store):
+                if part.header.segment > last:
+                    last, ended = part.header.segment, part.verdict == WHOLE
+        except (OSError, FormatError):
+            continue
+    return ended
+
+
+def _never_durable(path: str, store: Store) -> bool:
+    """Return whether a segment without a valid header is what a power cut may have left of one
+    that was never synced: a sector of its header is zeros, and no frame, as far as frames can be
+    told without a header, says that an event of this segment had been durable.
+    """
+    if path.endswith(".parquet"):
+        return False
+    with store.open(path) as file:
+        raw = file.read(_LOOKED_AT)
+    data, first = memoryview(raw), raw.find(PREFIX)
+    stop = len(raw) if first < 0 else first
+    # A sector that never came is zeros, or zeros behind what a short write had brought.
+    ends = (raw[at : at + _SECTOR][-_HOLE:] for at in range(0, stop, _SECTOR))
+    if all(map(any, ends)):
+        return False
+    seq, at = None, first
+    while at >= 0:
+        head = read_head(data[at : at + HEAD])
+        if head is not None and len(raw) >= at + HEAD + 8:
+            seq = first_seq(data[at:]) if seq is None else seq
+            if head.durable > seq:
+                return False
+        at = raw.find(PREFIX, at + 1)
+    return True
 
 
 def _files(folder: str, writer: str, store: Store) -> tuple[FileReport, ...]:
@@ -267,12 +344,14 @@ def _digests(
     return out
 
 
-def _blobs(folder: str, writer: str, store: Store) -> list[str]:
-    """Check every blob that an event names."""
+def _blobs(folder: str, writer: str, store: Store) -> list[tuple[int, str, bool]]:
+    """Check every blob that an event names; return the event, what is wrong, and whether a power
+    cut may have done it.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    problems: list[str] = []
+    problems: list[tuple[int, str, bool]] = []
     checked: set[str] = set()
     try:
         for table in WriterReader(folder, writer, skip_missing=True, store=store).tables():
@@ -286,7 +365,8 @@ def _blobs(folder: str, writer: str, store: Store) -> list[str]:
                     try:
                         blobs.get(folder, sha, store)
                     except IntegrityError as error:
-                        problems.append(f"event {seq} of {writer}: {error}")
+                        text = f"event {seq} of {writer}: {error}"
+                        problems.append((seq, text, is_blob(sha)))
     except (EventlogError, ValueError, AttributeError, TypeError):
         return problems  # reported with the writer
     return problems

@@ -52,6 +52,7 @@ def sync(paths: Iterable[str], files: Files = LOCAL) -> None:
         folders.add(os.path.dirname(path))
     for folder in folders:
         files.sync_folder(folder)
+        files.sync_folder(os.path.dirname(folder))  # when it was made, that may have failed
 
 
 def put_again(paths: Iterable[str], files: Files = LOCAL) -> None:

@@ -753,19 +753,23 @@ class Writer:
 
     def _close(self) -> None:
         self._wake.set()
+        durable = True
         try:
             self.commit()
         except JournalError as error:
+            durable = False
             self._warn(str(error))
         with self._sync_lock, self._lock:
-            self._end_segment()
+            self._end_segment(durable=durable)
 
-    def _end_segment(self) -> None:
+    def _end_segment(self, *, durable: bool) -> None:
+        """End the last segment; without an end of stream if not all before it is durable."""
         segment, self._segment = self._segment, None
         if segment is None:
             return
         try:
-            segment.end()
+            if durable:
+                segment.end()
             segment.sync()
             segment.close()
         except OSError as error:

@@ -108,9 +108,11 @@ def seal(
                 # Another process seals the same segments, and was quicker: all is well.
                 if all(files.exists(scanned.path) for scanned in group):
                     raise
-        for segment in closed:
-            if segment in done:
-                out = _add(out, _remove_sealed(folder, segment, done[segment], files))
+        repeated = [segment for segment in closed if segment in done]
+        if repeated:
+            _settle(folder, name, files)
+        for segment in repeated:
+            out = _add(out, _remove_sealed(folder, segment, done[segment], files))
     return out
 
 
@@ -218,6 +220,8 @@ def _seal_group(folder: str, group: list[_Scanned], files: Files) -> Sealed:
         if not rows:  # another process was quicker; the next call goes on from there
             return Sealed()
         made = (str(name),)
+    else:
+        _settle(folder, writer, files)
     out = Sealed(made, last - first + 1 if made else 0, rows)
     for scanned in group:
         header = scanned.part.header
@@ -291,6 +295,17 @@ def _sealed_parts(folder: str, writer: str, files: Files) -> dict[SegmentName, S
     return parts
 
 
+def _settle(folder: str, writer: str, files: Files) -> None:
+    """Make durable the sealed files that another call put in place: it may have been killed
+    before it did so, and the segments that they repeat are to be removed.
+    """
+    place = os.path.join(folder, SEALED)
+    for name in listing(folder, files).sealed.get(writer, ()):
+        _sync(os.path.join(place, str(name)), files)
+    files.sync_folder(place)
+    files.sync_folder(folder)
+
+
 def _remove_sealed(folder: str, segment: SegmentName, part: SealedSegment, files: Files) -> Sealed:
     """Remove a segment that a sealed file repeats to the last byte; keep it otherwise."""
     path = os.path.join(folder, str(segment))
@@ -323,7 +338,9 @@ def _write(
         with contextlib.suppress(OSError):
             files.remove(part)
         raise
-    files.sync_folder(os.path.dirname(path))
+    place = os.path.dirname(path)
+    files.sync_folder(place)
+    files.sync_folder(os.path.dirname(place))  # its own name, too: segments are removed next
     return rows
 
 
