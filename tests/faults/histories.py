@@ -1,0 +1,310 @@
+"""Histories of a run's folder for the simulator: random, small, the same for the same seed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from eventlog import runfile
+from eventlog.errors import JournalError
+from eventlog.event import Event, make_rows
+from eventlog.journal import Options, Writer
+from eventlog.layout import segment_name
+from eventlog.seal import seal
+from eventlog.value import Stored, dumps
+from tests.faults.simulator import Disk, Judge, Killed, Operation, Recorder, remembering
+from tests.helpers import NOW
+
+RUN = runfile.RunFile("run-1", "p", "n")
+
+
+class Told(Writer):
+    """A writer that commits when it is told to, whose name and header are the history's."""
+
+    def __init__(self, folder: str, name: str, files: Recorder, **options: Any) -> None:
+        self._told = name
+        super().__init__(
+            folder,
+            RUN.id,
+            {"project": "p", "name": "n"},
+            options=Options(group_seconds=60.0, **options),
+            files=files,
+        )
+
+    def _reset(self, name: str, parent: str | None) -> None:
+        super()._reset(self._told, parent)
+        self._identity = {"project": "p", "name": "n", "attempt": {"ordinal": 1}}
+
+    def _arm(self) -> None:
+        self._armed = True
+
+
+class Content:
+    """A value that lies in a blob."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __eventlog__(self, put: Any) -> Stored:
+        return Stored("blob", None, dumps({"sha256": put(self.data), "size": len(self.data)}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What may happen in a history, and how often."""
+
+    seed: int
+    actions: int = 14
+    writers: int = 1
+    durability: str = "group"
+    segment_bytes: int = 3_000
+    memory_bytes: int = 2**20
+    blobs: float = 0.08
+    commits: float = 0.2
+    seals: float = 0.05
+    fault: str = ""  # the operation that fails, or "kill"
+    fault_at: int = 0
+    fault_lasts: int = 1
+
+    @classmethod
+    def of(cls, seed: int) -> Plan:
+        """Return a random plan."""
+        rng = random.Random(seed)
+        fault = rng.choice(
+            ["", "", "sync", "sync", "sync_folder", "write", "create", "kill", "any"]
+        )
+        return cls(
+            seed,
+            actions=rng.randint(4, 16),
+            writers=rng.choice([1, 1, 1, 2]),
+            durability=rng.choice(["group", "group", "sync", "memory", "os"]),
+            segment_bytes=rng.choice([2_600, 3_500, 5_000, 10_000, 10**6]),
+            memory_bytes=rng.choice([2**20, 2**20, 6_000]),
+            blobs=rng.choice([0.0, 0.1, 0.3]),
+            commits=rng.choice([0.1, 0.25, 0.5]),
+            seals=rng.choice([0.0, 0.1, 0.25]),
+            fault=fault,
+            fault_at=rng.randint(1, 60) if fault in ("any", "write", "kill") else rng.randint(1, 9),
+            fault_lasts=rng.choice([1, 1, 2, 5]),
+        )
+
+
+@dataclasses.dataclass
+class History:
+    """What was done, and what each writer was given, in order."""
+
+    operations: list[Operation]
+    expected: dict[str, list[Event]]
+
+
+class Play:
+    """Plays a plan in a folder."""
+
+    def __init__(self, plan: Plan, folder: str) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.rng = random.Random(plan.seed * 7919 + 1)
+        self.files = Recorder(folder, self._fault)
+        self.files.progress = self._progress
+        self.writers: dict[str, Told] = {}
+        self.expected: dict[str, list[Event]] = {}
+        self.said: dict[str, int] = {}
+        self._seen = 0
+
+    def _fault(self, n: int, name: str) -> Any:
+        plan = self.plan
+        if not plan.fault:
+            return None
+        if plan.fault not in ("any", "kill", name):
+            return None
+        self._seen += 1
+        if not plan.fault_at <= self._seen < plan.fault_at + plan.fault_lasts:
+            return None
+        if plan.fault == "kill":
+            return Killed()
+        if name == "write" and self.rng.random() < 0.5:
+            return self.rng.randint(0, 700)
+        return OSError(self.rng.choice([errno.EIO, errno.ENOSPC]), "injected")
+
+    def _progress(self) -> tuple[dict[str, int], dict[str, int]]:
+        acked = {name: one._durable for name, one in self.writers.items()}
+        given = {name: len(events) for name, events in self.expected.items()}
+        return {**self.said, **acked}, given
+
+    def play(self) -> History:
+        """Play the plan to its end, killed or not, and what comes after it."""
+        with contextlib.suppress(Killed):
+            self._lives()
+        self.files.fault = lambda n, name: None
+        # Whoever comes later on the same machine: nothing of it lives, all of it is to be sealed.
+        self.said.update({name: one._durable for name, one in self.writers.items()})
+        for one in self.writers.values():
+            one._wake.set()
+            one._closed = True
+            if one._segment is not None:
+                one._segment.abandon()
+        self.writers.clear()
+        if self.plan.seals and self.rng.random() < 0.7:
+            self._seal(abandoned=True)
+        self.files.end()
+        return History(self.files.operations, self.expected)
+
+    def _lives(self) -> None:
+        plan, rng = self.plan, self.rng
+        if rng.random() < 0.3:
+            with contextlib.suppress(OSError):
+                runfile.claim(self.folder, RUN, self.files)
+        for n in range(plan.writers):
+            name = f"w{n}"
+            self.expected[name] = []
+            self.writers[name] = Told(
+                self.folder,
+                name,
+                self.files,
+                durability=plan.durability,
+                segment_bytes=plan.segment_bytes,
+                memory_bytes=plan.memory_bytes,
+            )
+        for _ in range(plan.actions):
+            name = rng.choice(list(self.writers))
+            self._act(name, self.writers[name])
+        for name, one in self.writers.items():
+            if rng.random() < 0.6:
+                if rng.random() < 0.5:
+                    known = {w: len(e) for w, e in self.expected.items()}
+                    self._append(name, one, {"writers": {**known, name: one.seq + 1}}, "state")
+                one.close()
+        if rng.random() < plan.seals * 3:
+            self._seal()
+
+    def _act(self, name: str, one: Told) -> None:
+        plan, rng = self.plan, self.rng
+        draw = rng.random()
+        if draw < plan.commits:
+            with contextlib.suppress(JournalError):
+                one.commit()
+        elif draw < plan.commits + plan.seals:
+            self._seal()
+        elif draw < plan.commits + plan.seals + plan.blobs:
+            data = rng.choice([b"same", rng.randbytes(rng.randint(1, 1500))])
+            self._append(name, one, {"image": Content(data)})
+        elif draw < 0.75:
+            self._append(name, one, {"loss": rng.random(), "n": rng.randrange(9)})
+        else:
+            text = "é" * rng.randint(0, 400)
+            self._append(name, one, {"t": text, "x": rng.random(), "none": None})
+
+    def _append(self, name: str, one: Told, data: dict[str, Any], kind: str = "metric") -> None:
+        step = self.rng.choice([None, self.rng.randrange(100)])
+        given = {k: self._stored(one, v) if isinstance(v, Content) else v for k, v in data.items()}
+        rows, refused = make_rows(kind, given.items())
+        assert not refused, refused
+        expected = self.expected[name]
+        time = NOW + len(expected)
+        # The oracle is told before: an event may be on the disk before its append returns.
+        expected.append(Event(len(expected), time, step, tuple(rows)))
+        if kind == "state":
+            one.append_rows(rows, step, time)
+        else:
+            one.append(kind, given, step, time)
+
+    def _stored(self, one: Told, value: Content) -> Stored:
+        try:
+            return value.__eventlog__(one.put_blob)
+        except OSError:
+            return Stored("null", None, None)
+
+    def _seal(self, *, abandoned: bool = False) -> None:
+        with contextlib.suppress(OSError, Killed):
+            seal(self.folder, abandoned=abandoned, files=self.files)
+
+
+def sealed_twice(plan: Plan, killed_at: int) -> tuple[History, bool]:
+    """Play a plan, seal it with a kill at one operation of the sealing, then seal it again; return
+    whether the kill came.
+    """
+    with tempfile.TemporaryDirectory(prefix="eventlog-crash-", dir=_fast()) as folder:
+        one = Play(plan, os.path.realpath(folder))
+        one.play()
+        one.files.operations.pop()
+        first = one.files.count
+        one.files.fault = lambda n, name: Killed() if n == first + killed_at else None
+        one._seal(abandoned=True)
+        came = one.files.count >= first + killed_at
+        one.files.fault = lambda n, name: None
+        one._seal(abandoned=True)
+        one.files.end()
+        return History(one.files.operations, one.expected), came
+
+
+def play(plan: Plan) -> History:
+    """Play a plan in a folder of its own and remove it."""
+    with tempfile.TemporaryDirectory(prefix="eventlog-crash-", dir=_fast()) as folder:
+        return Play(plan, os.path.realpath(folder)).play()
+
+
+def _fast() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Violation:
+    """A state that breaks a promise, and what makes it again."""
+
+    seed: int
+    at: int
+    operation: str
+    faults: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}, before operation {self.at} ({self.operation}): {self.faults}"
+
+
+@dataclasses.dataclass
+class Figures:
+    """What one history gave."""
+
+    states: int = 0
+    distinct: int = 0
+    operations: int = 0
+    unclear: int = 0
+    violations: list[Violation] = dataclasses.field(default_factory=list)
+
+
+def explore(plan: Plan, limit: int, *, most: int = 3) -> Figures:
+    """Check up to `limit` states after each operation of a plan."""
+    history = play(plan)
+    return judged(history, plan.seed, limit, most=most)
+
+
+def judged(history: History, seed: int, limit: int, *, most: int = 3) -> Figures:
+    """Check up to `limit` states after each operation of a history."""
+    out = Figures()
+    rng = random.Random(seed)
+    disk, judge = Disk(), Judge("/run", history.expected)
+    for at, done in enumerate(history.operations):
+        with remembering():
+            for state in disk.states(limit, rng):
+                faults = judge.check(state, done)
+                if faults and len(out.violations) < most:
+                    out.violations.append(Violation(seed, at, done.name, tuple(faults)))
+        disk.apply(done)
+        name = segment_name(done.path) if done.name == "create" else None
+        if name is not None:
+            judge.begun.add((name.writer, name.number))
+    out.states, out.distinct = judge.states, judge.distinct
+    out.unclear = judge.unclear
+    out.operations = len(history.operations)
+    return out
+
+
+def seeds(start: int, count: int) -> Iterator[Plan]:
+    """Yield the plans of a series."""
+    for seed in range(start, start + count):
+        yield Plan.of(seed)
