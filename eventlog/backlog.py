@@ -6,7 +6,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterator
 
-from eventlog.event import Row
+from eventlog.event import GAP, Row, make_rows
 
 #: What one row costs in memory beyond its data, roughly, in bytes.
 _ROW = 200
@@ -43,6 +43,11 @@ class Dropped:
         self.last_time = event.time
         if event.step is not None:
             self.last_step = event.step
+
+    def gap(self, time: int) -> Pending:
+        """Return the event that records the loss."""
+        rows, _ = make_rows(GAP, dataclasses.asdict(self).items())
+        return Pending(time, None, tuple(rows))
 
 
 class Backlog:

@@ -14,10 +14,12 @@ TOP = Path(__file__).resolve().parent.parent
 #: Each module imports only modules of lower floors (and the standard library, pyarrow, numpy).
 EVENTLOG = [
     {"errors"},
-    {"value", "files", "layout"},
+    {"value", "files", "layout", "options", "background"},
     {"event", "identity", "blobs", "table"},
-    {"frame", "backlog", "recorded"},
-    {"segment"},
+    {"frame", "backlog", "intake", "recorded"},
+    {"segment", "shapes"},
+    {"chain"},
+    {"commit"},
     {"journal", "reader", "runfile", "attempts", "home"},
     {"seal", "views", "glance", "resume", "catalog", "delivery"},
     {"audit"},
@@ -31,6 +33,7 @@ EVENTLOG = [
 #: Everything that capture loads; it may import nothing else from outside.
 CAPTURE = {"errors", "value", "files", "layout", "event", "identity", "blobs", "table", "frame"}
 CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "home", "seal"}
+CAPTURE |= {"options", "intake", "background", "shapes", "chain", "commit"}
 CAPTURE |= {"resume", "recorded", "run", "start", "__init__"}
 
 

@@ -368,7 +368,7 @@ def test_a_loss_is_recorded_even_if_nothing_waits(tmp_path):
 
 
 def test_a_full_disk_is_not_littered_with_empty_segments(tmp_path, monkeypatch):
-    monkeypatch.setattr("eventlog.journal.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("eventlog.chain.RETRY_SECONDS", 0.0)
     files = Failing(lambda call, name: ENOSPC, ["write"])
     one = writer(tmp_path, files=files)
     log(one, *range(50))
@@ -695,7 +695,7 @@ def test_a_process_that_ends_without_closing_loses_nothing(tmp_path):
 def test_a_writer_that_nobody_holds_any_more_ends_its_thread(tmp_path):
     one = writer(tmp_path, group_seconds=0.01)
     log(one, 0)
-    thread = one._thread
+    thread = one._background.thread
     del one
     thread.join(10)
     assert not thread.is_alive()

@@ -39,7 +39,8 @@ class Told(Writer):
 
     def _reset(self, name: str, parent: str | None) -> None:
         super()._reset(self._told, parent)
-        self._identity = {"project": "p", "name": "n", "attempt": {"ordinal": 1}}
+        self._identity.clear()
+        self._identity.update({"project": "p", "name": "n", "attempt": {"ordinal": 1}})
 
     def _arm(self) -> None:
         self._armed = True
@@ -133,7 +134,7 @@ class Play:
         return OSError(self.rng.choice([errno.EIO, errno.ENOSPC]), "injected")
 
     def _progress(self) -> tuple[dict[str, int], dict[str, int]]:
-        acked = {name: one._durable for name, one in self.writers.items()}
+        acked = {name: one.durable for name, one in self.writers.items()}
         given = {name: len(events) for name, events in self.expected.items()}
         return {**self.said, **acked}, given
 
@@ -143,12 +144,11 @@ class Play:
             self._lives()
         self.files.fault = lambda n, name: None
         # Whoever comes later on the same machine: nothing of it lives, all of it is to be sealed.
-        self.said.update({name: one._durable for name, one in self.writers.items()})
+        self.said.update({name: one.durable for name, one in self.writers.items()})
         for one in self.writers.values():
-            one._wake.set()
+            one._background.stop()
             one._closed = True
-            if one._segment is not None:
-                one._segment.abandon()
+            one._chain.abandon()
         self.writers.clear()
         if self.plan.seals and self.rng.random() < 0.7:
             self._seal(abandoned=True)

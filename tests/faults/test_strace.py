@@ -48,15 +48,15 @@ for case in range(1, cases + 1):
         one._arm = lambda: None
         for n in range(int(events)):
             seq = one.append("metric", {"x": n, "t": "text"}, n)
-            told.send(struct.pack("<4q", case, n, -1 if seq is None else seq, one._durable))
+            told.send(struct.pack("<4q", case, n, -1 if seq is None else seq, one.durable))
             if n % 3 == 2:
                 try:
                     one.commit()
                 except JournalError:
                     assert one.health().state == "degraded"
-                told.send(struct.pack("<4q", case, n, -2, one._durable))
+                told.send(struct.pack("<4q", case, n, -2, one.durable))
         one.close()
-        told.send(struct.pack("<4q", case, int(events), -3, one._durable))
+        told.send(struct.pack("<4q", case, int(events), -3, one.durable))
         os._exit(0)
     os.waitpid(pid, 0)
 """
