@@ -14,6 +14,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eventlog.attempts import attempts
@@ -27,7 +28,8 @@ from eventlog.glance import Glance, glance
 from eventlog.layout import SEALED
 from eventlog.reader import Missing, WriterReader, headers, listing
 from eventlog.views import View, open_view
-from replayers.lease import Lease
+from replayers.lease import Lease, Lost
+from replayers.pace import LONGEST_WISH, Pace, Stopped
 from replayers.positions import Positions
 from replayers.target import (
     Change,
@@ -78,6 +80,8 @@ class Outcome:
         Events that no file of the journal holds, by writer: the loop stops in front of them.
     contacted:
         Whether the target was asked anything.
+    more:
+        Whether the call ended early, as it was asked to.
     notes:
         What people should know beside.
     """
@@ -93,6 +97,7 @@ class Outcome:
     changes: int = 0
     missing: dict[str, list[Missing]] = dataclasses.field(default_factory=dict)
     contacted: bool = False
+    more: bool = False
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -120,19 +125,74 @@ def replay(
         If the journal is not the one that was delivered, or the target holds foreign rows.
     AuthenticationError
     """
-    delivery = Delivery(
-        state,
-        kind=target.kind,
-        address=target.address,
-        project=found.run.project,
-        run=found.run.id,
-    )
-    delivery.prepare()
-    try:
-        with Lease(delivery.folder):
-            return _Replay(found, target, delivery, settings or Settings(), progress).run()
-    finally:
-        delivery.close()
+    with Replayer(found, target, state, settings=settings, progress=progress) as replayer:
+        return replayer.run()
+
+
+class Replayer:
+    """A run and a target under one lease, held from ``with`` to its end.
+
+    `run` may be called again and again while the run is being written: the session stays open.
+
+    Parameters
+    ----------
+    pace:
+        When rows may be sent; ending its ``stop`` ends a call between two batches.
+    wait:
+        Whether to wait for a lease whose holder may be dead (`replayers.lease`).
+    """
+
+    def __init__(
+        self,
+        found: Found,
+        target: Target,
+        state: str,
+        *,
+        settings: Settings | None = None,
+        progress: Progress = lambda settled, events: None,
+        pace: Pace | None = None,
+        wait: bool = True,
+    ) -> None:
+        self.delivery = Delivery(
+            state,
+            kind=target.kind,
+            address=target.address,
+            project=found.run.project,
+            run=found.run.id,
+        )
+        self._lease = Lease(self.delivery.folder, wait=wait)
+        self._parts = (found, target, settings or Settings(), progress, pace or Pace())
+        self._loop: _Replay | None = None
+
+    def __enter__(self) -> Replayer:
+        self.delivery.prepare()
+        self._lease.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.delivery.close()
+        finally:
+            self._lease.__exit__(kind, error, traceback)
+
+    def run(self, enough: Callable[[], bool] = lambda: False) -> Outcome:
+        """Send what is new; see `replay`. Between two batches `enough` may end the call early."""
+        found, target, settings, progress, pace = self._parts
+        if self._loop is None:
+            self._loop = _Replay(
+                found, target, self.delivery, settings, progress, pace, self._lease.check
+            )
+        try:
+            return self._loop.run(enough)
+        except BaseException:
+            # Nobody knows what was stored: the next call reads the cursor and asks the target.
+            self._loop = None
+            raise
 
 
 class _Replay:
@@ -143,6 +203,8 @@ class _Replay:
         delivery: Delivery,
         settings: Settings,
         progress: Progress,
+        pace: Pace,
+        still_ours: Callable[[], None],
     ) -> None:
         self.found = found
         self.folder = found.folder
@@ -150,6 +212,8 @@ class _Replay:
         self.delivery = delivery
         self.settings = settings
         self.progress = progress
+        self.pace = pace
+        self.still_ours = still_ours
         self.cursor, self.known = delivery.load()
         self.held = Positions()
         self.outcome = Outcome(found.run.id, f"{target.kind}:{target.address}")
@@ -157,7 +221,10 @@ class _Replay:
 
     # ---------------------------------------------------------------- the whole
 
-    def run(self) -> Outcome:
+    def run(self, enough: Callable[[], bool]) -> Outcome:
+        self.outcome = Outcome(self.found.run.id, f"{self.target.kind}:{self.target.address}")
+        self.enough = enough
+        vars(self).pop("view", None)
         seen = glance(self.folder)
         self.outcome.events = sum(seen.ends.values())
         self._check_cursor(seen)
@@ -168,6 +235,8 @@ class _Replay:
             if self._anything_new(seen):
                 for writer in self._writers():
                     self._writer(writer, seen)
+                    if self.outcome.more:
+                        break
             if self.cursor.state != final and self._all_settled(seen):
                 self._finish(seen, final)
         finally:
@@ -234,6 +303,7 @@ class _Replay:
                 )
 
     def _save(self, cursor: Cursor) -> None:
+        self.still_ours()
         self.cursor = dataclasses.replace(cursor, synced=time.time_ns())
         self.delivery.save(self.cursor)
 
@@ -249,6 +319,10 @@ class _Replay:
         reader = WriterReader(self.folder, writer, start=mark.acked)
         for whole in reader.tables():
             for table in _batches(whole, self.settings.batch_rows):
+                if self.enough():
+                    self.outcome.more = True
+                    return
+                self.pace.wait(0)
                 self._batch(writer, table, self.view.rows(writer, table))
                 done = sum(self.cursor.mark(w).acked for w in seen.writers)
                 self.progress(done, max(self.outcome.events, done))
@@ -400,6 +474,8 @@ class _Replay:
         """Send until the target, asked anew, holds the rows."""
 
         def once() -> list[Change]:
+            self.pace.take(rows.num_rows)
+            self.still_ours()
             changes = session.send(rows)
             if not session.confirm(rows):
                 raise Retry(
@@ -431,21 +507,26 @@ class _Replay:
         for attempt in range(1, self.settings.tries + 1):
             try:
                 return action()
+            except (Stopped, Lost):
+                raise
             except TemporaryError as error:
-                if attempt == self.settings.tries:
+                wished = getattr(error, "after", None) or 0.0
+                self.pace.hold(wished)  # all runs of this target are to leave it alone
+                if attempt == self.settings.tries or wished > LONGEST_WISH:
                     raise
-                wished = getattr(error, "after", None)
                 pause = min(high, low * 2.0**attempt) * random.uniform(0.5, 1.0)  # noqa: S311
-                time.sleep(min(max(pause, wished or 0.0), 60.0))
+                self.pace.wait(max(pause, wished))
         raise AssertionError("unreachable")
 
     def _finish(self, seen: Glance, final: str) -> None:
         """Tell the target how the run stands."""
+        self.still_ours()
         session = self.session()
         self._again(lambda: session.close(RunState(seen.status, seen.ended, seen.exit_code)))
         self.delivery.record(NOTE, {"state": final})
         self.delivery.sync_ledger()
         self._save(dataclasses.replace(self.cursor, state=final))
+        self._session = None  # it was let go of: what comes later opens another
 
 
 def _final_state(seen: Glance) -> str:

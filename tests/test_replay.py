@@ -18,8 +18,9 @@ from eventlog.errors import AuthenticationError, IntegrityError, TemporaryError
 from eventlog.journal import Options, Writer
 from eventlog.runfile import RunFile, claim
 from replayers.compare import compare
+from replayers.lease import Lost
 from replayers.positions import Positions
-from replayers.replay import Outcome, Settings, replay, run_info
+from replayers.replay import Outcome, Replayer, Settings, replay, run_info
 from replayers.target import Change, Down, Rejected, Retry, RunInfo
 from replayers.to_memory import MemorySession, MemoryTarget
 
@@ -402,3 +403,59 @@ def working_folder(tmp_path: Path) -> Iterator[None]:
     os.chdir(tmp_path)
     yield
     os.chdir(before)
+
+
+def test_a_call_ends_between_two_batches_when_it_is_enough_and_goes_on_later(
+    found: Found, state: str
+) -> None:
+    target = MemoryTarget()
+    with Replayer(found, target, state, settings=QUICK) as replayer:
+        calls = 0
+        while (outcome := replayer.run(enough=iter([False, True]).__next__)).more:
+            calls += 1
+            assert outcome.sent > 0
+        assert calls > 3
+    check(found, target)
+
+
+def test_one_session_follows_a_run_while_it_is_written(tmp_path: Path, state: str) -> None:
+    target = MemoryTarget()
+    opened = []
+    plain = target.open
+    target.open = lambda run: opened.append(run) or plain(run)  # type: ignore[func-returns-value, method-assign, assignment]
+    run = eventlog.init("p", "n", id="x", dir=tmp_path / "j", quiet=True)
+    (item,), _bad = find_all([str(tmp_path / "j")])
+    with Replayer(item, target, state, settings=QUICK) as replayer:
+        for step in range(30):
+            run.log({"loss": step / 7, "nan": float("nan")}, step=step)
+            assert replayer.run().sent >= 1
+            assert replayer.run().sent == 0
+        assert len(opened) <= 2  # once more behind the news that it runs
+        run.finish()
+        replayer.run()
+    assert target.runs["x"].state is not None
+    assert target.runs["x"].state.status == "finished"
+    check(item, target)
+
+
+def test_a_holder_that_lost_its_lease_sends_nothing_more(found: Found, state: str) -> None:
+    target = Failing({})
+    with Replayer(found, target, state, settings=QUICK) as replayer:
+        replayer.run(enough=iter([False, True]).__next__)
+        sends = target.runs["x"].sends
+        (Path(replayer.delivery.folder) / "lease-99.held").write_text('{"host": "b", "pid": 7}')
+        cursor = (Path(replayer.delivery.folder) / "cursor.json").read_bytes()
+        with pytest.raises(Lost, match="process 7 on b"):
+            replayer.run()
+        assert target.runs["x"].sends == sends
+        assert (Path(replayer.delivery.folder) / "cursor.json").read_bytes() == cursor
+
+
+def test_a_target_that_asks_for_a_long_time_is_left_alone_and_the_call_ends(
+    found: Found, state: str
+) -> None:
+    target = Failing({2: ("before", Retry("slow down", after=3600.0))})
+    with pytest.raises(Retry, match="slow down"):
+        sync(found, target, state)
+    sync(found, target, state)
+    check(found, target)
