@@ -222,8 +222,11 @@ def _never_durable(path: str, store: Store) -> bool:
     """
     if path.endswith(".parquet"):
         return False
-    with store.open(path) as file:
-        raw = file.read(_LOOKED_AT)
+    try:
+        with store.open(path) as file:
+            raw = file.read(_LOOKED_AT)
+    except OSError:  # it cannot be read, or is a link out of the journal
+        return False
     data, first = memoryview(raw), raw.find(PREFIX)
     stop = len(raw) if first < 0 else first
     # A sector that never came is zeros, or zeros behind what a short write had brought.
@@ -251,21 +254,23 @@ def _files(folder: str, writer: str, store: Store) -> tuple[FileReport, ...]:
     for file in found.sealed.get(writer, ()):
         path = os.path.join(folder, SEALED, str(file))
         label = f"{SEALED}/{file}"
+        size = 0
         try:
+            size = store.size(path)
             parts = sealed_segments(path, store)
             check_sealed(path, store)
             durable = max((part.durable for part in parts), default=0)
-            size = store.size(path)
             out.append(FileReport(label, "sealed", file.first, file.last, size, 0, durable))
-        except FormatError as error:
-            out.append(FileReport(label, FOREIGN, -1, -1, store.size(path), detail=str(error)))
         except FileNotFoundError:
             continue
+        except (FormatError, OSError) as error:
+            out.append(FileReport(label, FOREIGN, -1, -1, size, detail=str(error)))
     return tuple(out)
 
 
 def _segment(path: str, writer: str, store: Store) -> FileReport | None:
     name = os.path.basename(path)
+    size = 0
     try:
         size = store.size(path)
         with SegmentReader(path, store) as segment:

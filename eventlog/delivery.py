@@ -16,6 +16,7 @@ changed values of a key), ``quarantine`` (an event that the target will never ta
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -206,8 +207,11 @@ class Delivery:
         for writer in listing(self.folder, self.files).writers:
             reader = WriterReader(self.folder, writer, skip_missing=True, store=self.files)
             for event in reader.events():
-                fields = {row.key: row.value for row in event.rows}
-                found.append({"time": event.time, "kind": event.rows[0].kind, **fields})
+                told: dict[str, Any] = {"time": event.time, "kind": event.rows[0].kind}
+                for row in event.rows:
+                    with contextlib.suppress(ValueError):  # damaged, and of no use to anybody
+                        told.setdefault(row.key, row.value)
+                found.append(told)
         yield from sorted(found, key=lambda fields: fields["time"])
 
 

@@ -132,7 +132,12 @@ def _count(seen: _Seen, table: pa.Table) -> None:
 
 
 def _state(seen: _Seen, time: int, row: dict[str, Any]) -> None:
-    value = decode(row["type"], row["num"], row["data"])
+    if row["key"] not in ("state", "exit_code"):
+        return
+    try:
+        value = decode(row["type"], row["num"], row["data"])
+    except ValueError:  # damaged, or made by a stranger
+        return
     if row["key"] == "state" and isinstance(value, str):
         seen.status = value
         seen.ended = None if value == RUNNING else time

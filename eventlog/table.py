@@ -60,9 +60,12 @@ class Table:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Table:
-        """Read the content of a table's blob."""
+        """Read the content of a table's blob. Raises `ValueError` if it is none."""
         tree = loads(content)
-        return cls(tree["columns"], tree["data"])
+        try:
+            return cls(tree["columns"], tree["data"])
+        except (KeyError, TypeError, UsageError) as error:
+            raise ValueError(f"this is no table ({error!r})") from error
 
     def __eventlog__(self, put_blob: Callable[[bytes], str]) -> Stored:
         """Keep the table beside the segments and return the reference to it."""

@@ -43,6 +43,7 @@ import datetime as _dt
 import decimal as _decimal
 import io
 import json
+import math
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -63,6 +64,8 @@ _NARROW = {"float32": ("<f", "<I"), "float16": ("<e", "<H")}
 #: Every integer of at most this size is exact as a float64.
 EXACT = 2**53
 _DEPTH = 64
+#: An array of values without bytes has at most so many of them.
+_EMPTY = 2**16
 
 
 class Stored(NamedTuple):
@@ -103,7 +106,21 @@ def decode(type: str, num: float | None, data: bytes | None) -> Any:
 
     Narrow numbers come back as numpy scalars, ``bfloat16`` as a float (numpy has no such type),
     references to blobs as dicts, and a word this version does not know as the `Stored` itself.
+
+    Raises
+    ------
+    ValueError
+        If no value of that type is stored like this: a journal may come from anyone.
     """
+    try:
+        return _decode(type, num, data)
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # whatever a library makes of hostile bytes
+        raise ValueError(f"no {type} is stored like this ({error!r})") from error
+
+
+def _decode(type: str, num: float | None, data: bytes | None) -> Any:
     if type == "float64":
         return num
     if type == "null":
@@ -130,8 +147,13 @@ def dumps(value: object) -> bytes:
 
 
 def loads(data: bytes | str) -> Any:
-    """Return the value of typed JSON; the inverse of `dumps`."""
-    return _from_json(json.loads(data))
+    """Return the value of typed JSON; the inverse of `dumps`. Raises `ValueError` for all else."""
+    try:
+        return _from_json(json.loads(data))
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"this is no typed JSON ({error!r})") from error
 
 
 # ------------------------------------------------------------------------------ encoding
@@ -294,13 +316,23 @@ def _narrow(word: str, num: float | None, data: bytes | None) -> Any:
     dtype = np.dtype(word)
     if data is not None:
         return np.frombuffer(data, dtype.newbyteorder("<"))[0].astype(dtype)
-    return np.float64(0.0 if num is None else num).astype(dtype)
+    with np.errstate(all="ignore"):  # a journal of a stranger may say more than fits
+        return np.float64(0.0 if num is None else num).astype(dtype)
 
 
 def _read_npy(_num: float | None, data: bytes | None) -> Any:
     import numpy as np
 
-    array = np.lib.format.read_array(io.BytesIO(_need(data)), allow_pickle=False)
+    file = io.BytesIO(_need(data))
+    read = np.lib.format.read_array_header_1_0
+    if np.lib.format.read_magic(file) != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, _order, dtype = read(file)
+    # numpy makes the array before it sees that the bytes are not there.
+    if math.prod(shape) * max(dtype.itemsize, 1) > max(len(_need(data)) - file.tell(), _EMPTY):
+        raise ValueError(f"no array of shape {shape} is in {len(_need(data))} bytes")
+    file.seek(0)
+    array = np.lib.format.read_array(file, allow_pickle=False)
     return array if array.ndim else array[()]
 
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eventlog.attempts import Attempt, attempts, follows
@@ -309,7 +310,7 @@ def _note(trace: _Trace, writer: str, table: pa.Table, seen: dict[int, None]) ->
                 break
     stated = pc.and_(pc.equal(table.column("kind"), STATE), pc.equal(table.column("key"), "rewind"))
     for row in table.filter(stated).select(["seq", "num"]).to_pylist():
-        if row["num"] is not None:
+        if row["num"] is not None and math.isfinite(row["num"]):
             trace.rewinds.append((writer, row["seq"], int(row["num"])))
 
 

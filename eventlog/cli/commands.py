@@ -12,11 +12,12 @@ from eventlog import audit
 from eventlog.catalog import Found, Unreadable, find_all, resolve
 from eventlog.cli import output
 from eventlog.errors import EventlogError, IntegrityError, worst
-from eventlog.event import CONFIG, DEFINITION, METRIC, NOTE, SUMMARY, TAG
+from eventlog.event import CONFIG, DEFINITION, METRIC, NOTE, SUMMARY, TAG, Row
 from eventlog.frame import to_events
 from eventlog.glance import Glance, glance
 from eventlog.reader import WriterReader
 from eventlog.seal import seal as seal_run
+from eventlog.value import Stored
 from eventlog.views import NAMES, Effective, open_view
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -188,17 +189,25 @@ def _tell(item: Found, view: Any, last: int, keys: tuple[str, ...]) -> dict[str,
                         if row.kind == METRIC:
                             told["points"] += 1
                             if not keys or row.key in keys:
-                                metrics[row.key] = row.value
+                                metrics[row.key] = _value(row)
                         elif row.kind == TAG:
-                            tags[row.key] = bool(row.value)
+                            tags[row.key] = bool(_value(row))
                         elif row.kind in told:
-                            told[row.kind][row.key] = row.value
+                            told[row.kind][row.key] = _value(row)
                     if metrics:
                         place = {"writer": writer, "seq": event.seq, "step": event.step}
                         tail.append({**place, "time": event.time, "metrics": metrics})
     told["tags"] = sorted(tag for tag, there in tags.items() if there)
     told["last"] = list(tail)
     return told
+
+
+def _value(row: Row) -> Any:
+    """Return a row's value, or what is stored if no value is stored like that."""
+    try:
+        return row.value
+    except ValueError:
+        return Stored(row.type, row.num, row.data)
 
 
 @click.command()
