@@ -8,6 +8,9 @@ from typing import Any
 
 from eventlog.segment import Header
 
+#: How a run's id came about (``id_from`` in a segment's header) where the user named the run.
+NAMED = ("given", "from-name")
+
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
@@ -28,6 +31,9 @@ class Attempt:
         Their names, in the order in which they started.
     ordinal:
         1 for the first attempt of the run.
+    named:
+        Whether the user named the run (an id, or one from its name), which is consent to join it
+        wherever copies of it meet: on a fresh disk every attempt is the first.
     """
 
     key: str
@@ -37,6 +43,7 @@ class Attempt:
     evidence: str
     writers: tuple[str, ...]
     ordinal: int = 0
+    named: bool = False
 
 
 def attempts(headers: Mapping[str, Sequence[Header]]) -> list[Attempt]:
@@ -49,8 +56,10 @@ def attempts(headers: Mapping[str, Sequence[Header]]) -> list[Attempt]:
     for writer, parts in headers.items():
         if not parts:
             continue
-        recorded = parts[0].identity.get("attempt")
-        recorded = recorded if isinstance(recorded, dict) else {}
+        about = parts[0].identity
+        recorded = about.get("attempt")
+        recorded = dict(recorded) if isinstance(recorded, dict) else {}
+        recorded["named"] = about.get("id_from") in NAMED
         key = str(recorded.get("key") or writer)
         start = _integer(recorded.get("writer_start"), _integer(recorded.get("start"), 0))
         groups.setdefault(key, []).append((start, writer, recorded))
@@ -70,6 +79,7 @@ def _attempt(key: str, group: list[tuple[int, str, dict[str, Any]]]) -> Attempt:
         start=min(_integer(fields.get("start"), start) for start, _w, fields in group),
         evidence=str(recorded.get("evidence") or "joined"),
         writers=tuple(writer for _s, writer, _f in group),
+        named=any(fields["named"] for _s, _w, fields in group),
     )
 
 
@@ -94,7 +104,8 @@ def follows(later: Attempt, earlier: Attempt, last_event: int) -> bool:
     same = later.launch is not None and later.launch == earlier.launch
     if same and later.restart != earlier.restart:
         return later.restart > earlier.restart
-    return later.evidence in ("explicit", "restart") and last_event < later.start
+    joined = later.named or later.evidence in ("explicit", "restart")
+    return joined and last_event < later.start
 
 
 def _integer(value: object, default: int) -> int:

@@ -6,8 +6,6 @@ import dataclasses
 import getpass
 import hashlib
 import os
-import platform
-import re
 import socket
 import sys
 from collections.abc import Mapping
@@ -38,36 +36,56 @@ class Launch:
         How many times it was started again, one number a launcher; () where none counts.
     rank, world:
         This process among all of the launch.
+    session:
+        What the processes of one start have in common, and no other start has, where ``id`` and
+        ``restart`` alone do not say so: Ray numbers the jobs of each new cluster from 1. None
+        where nothing says it.
     """
 
     id: str | None = None
     restart: tuple[int, ...] = ()
     rank: int = 0
     world: int = 1
+    session: str | None = None
 
 
 def launch(environ: Mapping[str, str] = os.environ) -> Launch:
     """Return the launch of this process from what SLURM, torchrun and Ray set.
 
     torchrun's placeholder id ``none`` is no id. Under SLURM without ``srun`` the job alone names
-    the launch.
+    the launch. Ray's actors run in whatever SLURM step started Ray on their node: its step, rank
+    and size say nothing of them.
     """
     parts: list[str] = []
     restart: list[int] = []
+    ray = environ.get("RAY_JOB_ID")
     if job := environ.get("SLURM_JOB_ID"):
         step = environ.get("SLURM_STEP_ID") or environ.get("SLURM_STEPID") or "batch"
-        parts.append(f"slurm:{job}.{step}")
+        parts.append(f"slurm:{job}" if ray else f"slurm:{job}.{step}")
         restart.append(_number(environ, "SLURM_RESTART_COUNT", 0))
     elastic = environ.get("TORCHELASTIC_RUN_ID")
     if elastic is not None:
         if elastic and elastic != "none":
             parts.append(f"torchelastic:{elastic}")
         restart.append(_number(environ, "TORCHELASTIC_RESTART_COUNT", 0))
-    if ray := environ.get("RAY_JOB_ID"):
+    if ray:
         parts.append(f"ray:{ray}")
-    rank = _number(environ, "RANK", _number(environ, "SLURM_PROCID", 0))
-    world = _number(environ, "WORLD_SIZE", _number(environ, "SLURM_NTASKS", 1))
-    return Launch(" ".join(parts) or None, tuple(restart), rank, max(world, 1))
+    rank = _number(environ, "RANK", 0 if ray else _number(environ, "SLURM_PROCID", 0))
+    world = _number(environ, "WORLD_SIZE", 1 if ray else _number(environ, "SLURM_NTASKS", 1))
+    session = ray_session() if ray else None
+    return Launch(" ".join(parts) or None, tuple(restart), rank, max(world, 1), session)
+
+
+def ray_session() -> str | None:
+    """Return the name of the Ray cluster that this process belongs to, which no other cluster has;
+    None if Ray is not running in it.
+    """
+    worker = sys.modules.get("ray._private.worker")
+    try:
+        name = worker.global_worker.node.session_name  # type: ignore[union-attr]
+    except Exception:  # no Ray, one that is not up, or one that keeps this elsewhere
+        return None
+    return str(name) if name else None
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:
@@ -191,34 +209,3 @@ def _is_there(pid: int) -> bool:
         return True
     except (OSError, IndexError):
         return True
-
-
-_SECRET = re.compile(r"(?i)(api[-_]?key|token|passw|secret|credential)")
-_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
-
-
-def without_secrets(arguments: list[str]) -> list[str]:
-    """Return a command line in which the values of options named like secrets, and what stands
-    before the ``@`` of an address, are ``***``.
-    """
-    out: list[str] = []
-    hide = False
-    for argument in arguments:
-        name, equals, _value = argument.partition("=")
-        if hide and not argument.startswith("-"):
-            argument = "***"
-        elif equals and _SECRET.search(name):
-            argument = f"{name}=***"
-        hide = not equals and argument.startswith("-") and bool(_SECRET.search(argument))
-        out.append(_IN_ADDRESS.sub("***@", argument))
-    return out
-
-
-def provenance() -> dict[str, Any]:
-    """Return what made the run, for people: program, command line, versions."""
-    return {
-        "command": without_secrets([str(a) for a in sys.argv]),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "working_folder": os.getcwd(),
-    }

@@ -197,7 +197,8 @@ def _made(
 ) -> tuple[RunFile, str, list[str]]:
     notes: list[str] = []
     run_id, how = identity.random_id(), "random"
-    if launch.id is not None:
+    # Who has no name in a Ray job may be one of a hundred trials: each is a run of its own.
+    if launch.id is not None and (asked.name or not launch.session):
         made = identity.id_from_launch(asked.project, asked.name or "", launch.id)
         known = attempts(headers(run_folder(journal, asked.project, made), files))
         # A second process of a launch of one is another run: a script that trains twice.
@@ -247,7 +248,10 @@ def _attempt(
 ) -> dict[str, Any]:
     now = time.time_ns()
     key = f"{launch.id}#{'.'.join(map(str, launch.restart))}" if launch.id else None
-    if key is None or (launch.world == 1 and any(a.key == key for a in known)):
+    if key is not None and launch.session is not None:
+        key = f"{key}@{launch.session}"  # all processes of this start, and of no other
+    alone = launch.world == 1 and launch.session is None
+    if key is None or (alone and any(a.key == key for a in known)):
         key = "p" + os.urandom(6).hex()
     before = [a for a in known if a.key != key]
     evidence = "first"

@@ -13,6 +13,7 @@ from eventlog import home, identity, resume
 from eventlog.errors import EventlogError, JournalError, UsageError
 from eventlog.event import make_rows, whole_step
 from eventlog.journal import LEVELS, Options
+from eventlog.provenance import provenance
 from eventlog.run import Run
 from eventlog.seal import seal
 
@@ -138,7 +139,7 @@ def _begin(
         if whole is None:
             raise UsageError(f"EVENTLOG_RESUME_STEP={step!r} is no whole number")
         rows += make_rows(words.STATE, [("rewind", whole)])[0]
-    recorded: dict[str, Any] = {"provenance": identity.provenance()}
+    recorded: dict[str, Any] = {"provenance": provenance()}
     recorded |= {key: value for key, value in notes.items() if value is not None}
     for variable in identity.ELSEWHERE:
         if variable in os.environ:

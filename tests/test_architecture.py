@@ -16,7 +16,7 @@ EVENTLOG = [
     {"errors"},
     {"value", "files", "layout", "options", "background"},
     {"event", "identity", "blobs", "table"},
-    {"frame", "backlog", "intake", "recorded"},
+    {"frame", "backlog", "intake", "recorded", "provenance"},
     {"segment", "shapes"},
     {"chain"},
     {"commit"},
@@ -34,7 +34,7 @@ EVENTLOG = [
 CAPTURE = {"errors", "value", "files", "layout", "event", "identity", "blobs", "table", "frame"}
 CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "home", "seal"}
 CAPTURE |= {"options", "intake", "background", "shapes", "chain", "commit"}
-CAPTURE |= {"resume", "recorded", "run", "start", "__init__"}
+CAPTURE |= {"resume", "recorded", "provenance", "run", "start", "__init__"}
 
 
 def modules(package: str) -> dict[str, Path]:

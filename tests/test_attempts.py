@@ -14,8 +14,8 @@ def head(key, start, **fields):
     )
 
 
-def attempt(launch=None, restart=(), start=0, evidence="first"):
-    return Attempt("k", launch, restart, start, evidence, ("w",))
+def attempt(launch=None, restart=(), start=0, evidence="first", *, named=False):
+    return Attempt("k", launch, restart, start, evidence, ("w",), named=named)
 
 
 def test_writers_of_one_launch_are_one_attempt():
@@ -63,7 +63,19 @@ def test_a_header_that_says_nothing_is_an_attempt_of_its_own(identity):
         (attempt(start=9, evidence="explicit"), attempt(), 9, False),
         (attempt(start=9, evidence="joined"), attempt(), 5, False),
         (attempt("m", (3,), 9), attempt("l", (0,)), 5, False),
+        (attempt(start=9, named=True), attempt(), 8, True),
+        (attempt(start=9, named=True), attempt(), 9, False),
+        (attempt("l", (0,), 9, named=True), attempt("l", (1,)), 5, False),
     ],
 )
 def test_what_proves_that_an_attempt_followed_another(later, earlier, last, proof):
     assert follows(later, earlier, last) is proof
+
+
+@pytest.mark.parametrize(
+    ("how", "named"), [("given", True), ("from-name", True), ("launch", False), (None, False)]
+)
+def test_a_user_named_the_run_though_a_fresh_disk_showed_no_other_attempt(how, named):
+    about = {"id_from": how, "attempt": {"key": "a", "evidence": "first"}}
+    (found,) = attempts({"w": [Header("r", "w", 0, 0, about)]})
+    assert found.named is named
