@@ -58,7 +58,7 @@ def launch(environ: Mapping[str, str] = os.environ) -> Launch:
     """
     parts: list[str] = []
     restart: list[int] = []
-    ray = environ.get("RAY_JOB_ID")
+    ray, session = ray_job(environ)
     if job := environ.get("SLURM_JOB_ID"):
         step = environ.get("SLURM_STEP_ID") or environ.get("SLURM_STEPID") or "batch"
         parts.append(f"slurm:{job}" if ray else f"slurm:{job}.{step}")
@@ -72,20 +72,27 @@ def launch(environ: Mapping[str, str] = os.environ) -> Launch:
         parts.append(f"ray:{ray}")
     rank = _number(environ, "RANK", 0 if ray else _number(environ, "SLURM_PROCID", 0))
     world = _number(environ, "WORLD_SIZE", 1 if ray else _number(environ, "SLURM_NTASKS", 1))
-    session = ray_session() if ray else None
     return Launch(" ".join(parts) or None, tuple(restart), rank, max(world, 1), session)
 
 
-def ray_session() -> str | None:
-    """Return the name of the Ray cluster that this process belongs to, which no other cluster has;
-    None if Ray is not running in it.
+def ray_job(environ: Mapping[str, str] = os.environ) -> tuple[str | None, str | None]:
+    """Return the Ray job that this process belongs to, and the session of its cluster; None for
+    what is not known.
+
+    Ray itself is asked if it runs in this process: workers that it starts in advance have the
+    nil id in ``RAY_JOB_ID``, and drivers have none.
     """
-    worker = sys.modules.get("ray._private.worker")
+    job, session = environ.get("RAY_JOB_ID") or None, None
+    if job is not None and not job.lower().strip("f"):
+        job = None
+    ray, worker = sys.modules.get("ray"), sys.modules.get("ray._private.worker")
     try:
-        name = worker.global_worker.node.session_name  # type: ignore[union-attr]
-    except Exception:  # no Ray, one that is not up, or one that keeps this elsewhere
-        return None
-    return str(name) if name else None
+        if ray is not None and ray.is_initialized():
+            job = str(ray.get_runtime_context().get_job_id()) or job
+            session = str(worker.global_worker.node.session_name) or None  # type: ignore[union-attr]
+    except Exception:  # a Ray that is half up, or one that keeps this elsewhere
+        return job, session
+    return job, session
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from eventlog.identity import ray_session
+from eventlog.identity import ray_job
 
 #: How long, in seconds, `provenance` waits for the disk in all.
 PATIENCE = 1.0
@@ -196,7 +196,8 @@ def packages() -> dict[str, str]:
 
 def _ray(environ: Mapping[str, str]) -> dict[str, str]:
     """Return Ray's ids of this process, if Ray is running in it."""
-    ids: dict[str, str | None] = {"job_id": environ.get("RAY_JOB_ID"), "session": ray_session()}
+    job, session = ray_job(environ)
+    ids: dict[str, str | None] = {"job_id": job, "session": session}
     ray = sys.modules.get("ray")
     try:
         if ray is not None and ray.is_initialized():

@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -42,11 +43,23 @@ from eventlog.layout import is_writer
             | {"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "RAY_JOB_ID": "05"},
             Launch("slurm:7 ray:05", (1,), 0, 1),
         ),
+        ({"RAY_JOB_ID": "ffffffff"}, Launch()),  # a worker that Ray started in advance
         ({"RANK": "x", "WORLD_SIZE": "", "SLURM_JOB_ID": ""}, Launch()),
     ],
 )
 def test_the_launch_is_what_the_launcher_says(environ, expected):
     assert launch(environ) == expected
+
+
+def test_ray_itself_is_asked_for_job_and_session(monkeypatch):
+    node = types.SimpleNamespace(session_name="session_7")
+    context = types.SimpleNamespace(get_job_id=lambda: "02000000")
+    ray = types.SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
+    worker = types.SimpleNamespace(global_worker=types.SimpleNamespace(node=node))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray._private.worker", worker)
+    expected = Launch("ray:02000000", (), 0, 1, "session_7")
+    assert launch({"RAY_JOB_ID": "ffffffff"}) == launch({}) == expected
 
 
 def test_an_id_from_a_name_is_the_start_of_the_md5_that_verl_makes():

@@ -205,3 +205,26 @@ def test_run_json_is_the_same_bytes_on_every_node(tmp_path):
         runfile.claim(str(tmp_path / node), run)
     assert (tmp_path / "a" / "run.json").read_bytes() == (tmp_path / "b" / "run.json").read_bytes()
     assert runfile.read(str(tmp_path / "a")) == run
+
+
+def ray(session="session_1", job="01000000"):
+    return Launch(f"ray:{job}", (), 0, 1, session)
+
+
+def test_the_actors_of_a_ray_job_that_name_their_run_are_one_attempt(cluster):
+    first, second = (cluster.start(id="from-name", launch=ray()) for _ in range(2))
+    assert first.run == second.run
+    assert first.header["attempt"]["key"] == second.header["attempt"]["key"]
+    assert second.header["attempt"]["ordinal"] == 1
+
+
+def test_a_ray_job_of_a_new_cluster_is_another_attempt_though_its_number_is_the_same(cluster):
+    cluster.start(id="from-name", launch=ray())
+    again = cluster.start(id="from-name", launch=ray("session_2"))
+    assert again.header["attempt"]["ordinal"] == 2
+    assert again.header["attempt"]["evidence"] == "explicit"
+
+
+def test_trials_of_a_ray_job_that_have_no_name_are_runs_of_their_own(cluster):
+    first, second = (cluster.decide(None, launch=ray()) for _ in range(2))
+    assert first.run.id != second.run.id
