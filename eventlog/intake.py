@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from eventlog import blobs
-from eventlog.errors import ValueRefused
 from eventlog.event import Row, flatten, make_rows
+from eventlog.table import as_table
 from eventlog.value import Stored, dumps
 
 #: Keeps bytes beside the segments and returns their SHA-256; raises OSError.
@@ -30,12 +30,13 @@ def take(kind: str, data: Mapping[Any, Any], put_blob: PutBlob) -> Taken:
     """Return the rows of what a call gave: flattened, tables and large values as blobs."""
     values, twice, refused = flatten(data)
     for key, value in values.items():
-        if hasattr(type(value), "__eventlog__"):  # a value that keeps itself, such as a Table
-            try:
+        try:
+            value = as_table(value)
+            if hasattr(type(value), "__eventlog__"):  # a value that keeps itself, such as a Table
                 values[key] = value.__eventlog__(put_blob)
-            except (ValueRefused, OSError) as error:
-                values[key] = Stored("null", None, None)
-                refused.append(f"{key!r}: {error}; null was kept in its place")
+        except Exception as error:  # a full disk, a cell that is no value, a frame that breaks
+            values[key] = Stored("null", None, None)
+            refused.append(f"{key!r}: {error}; null was kept in its place")
     rows, more = make_rows(kind, values.items())
     return Taken(values, [_outlined(row, put_blob) for row in rows], twice, refused + more)
 

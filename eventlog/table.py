@@ -9,6 +9,16 @@ from eventlog.errors import UsageError
 from eventlog.value import Stored, dumps, loads
 
 
+def as_table(value: Any) -> Any:
+    """Return a data frame (of pandas or polars) as a `Table`, anything else as it is."""
+    kind = type(value)
+    if kind.__name__ != "DataFrame":
+        return value
+    if hasattr(kind, "itertuples"):
+        return Table(dataframe=value)
+    return Table(value.columns, value.iter_rows()) if hasattr(kind, "iter_rows") else value
+
+
 class Table:
     """A table of any values that can be logged.
 
@@ -37,7 +47,8 @@ class Table:
     ) -> None:
         if dataframe is not None:
             columns = [str(name) for name in dataframe.columns]
-            data = [list(row) for row in dataframe.itertuples(index=False, name=None)]
+            rows = dataframe.itertuples(index=False, name=None)
+            data = [[None if type(c).__name__ == "NAType" else c for c in row] for row in rows]
         self.columns = [str(name) for name in columns or ()]
         self.data: list[list[Any]] = []
         for row in data:

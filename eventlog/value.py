@@ -20,7 +20,8 @@ str                    --                              UTF-8 (a lone surrogate p
 bytes                  --                              the bytes
 complex64 complex128   --                              real then imaginary part, little-endian
 datetime, decimal      --                              ISO 8601 text; decimal literal
-json                   --                              a list, tuple or dict as typed JSON, below
+json                   --                              a list, tuple or dict (or other sequence or
+                                                       mapping) as typed JSON, below
 ndarray                --                              an array as a ``.npy`` file, no pickle (numpy's
                                                        datetime64 and timedelta64 scalars too)
 table                  --                              typed JSON: reference to the table's blob
@@ -41,11 +42,12 @@ from __future__ import annotations
 import base64
 import datetime as _dt
 import decimal as _decimal
+import functools
 import io
 import json
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from eventlog.errors import ValueRefused
@@ -87,6 +89,9 @@ def encode(value: object) -> Stored:
     plain = _PLAIN.get(type(value))
     if plain is not None:
         return plain(value)
+    own = _own_kind(type(value))
+    if own is not None:
+        return Stored("json", None, dumps(value))
     word = _dtype_word(value)
     if word is not None:
         return _from_array(value, word)
@@ -201,6 +206,18 @@ _SUBCLASSES: tuple[tuple[type, Callable[[Any], Stored]], ...] = (
     (_dt.date, lambda v: Stored("datetime", None, v.isoformat().encode())),
     (_decimal.Decimal, lambda v: Stored("decimal", None, str(v).encode())),
 )
+
+
+@functools.lru_cache(maxsize=512)
+def _own_kind(kind: type) -> type[dict[Any, Any] | list[Any]] | None:
+    """Return what the mappings and sequences of others (OmegaConf's, say) are kept as; None for
+    every other type.
+    """
+    if issubclass(kind, (dict, list, tuple, str, bytes, bytearray, memoryview)):
+        return None
+    if issubclass(kind, Mapping):
+        return dict
+    return list if issubclass(kind, Sequence) else None
 
 
 def _dtype_word(value: object) -> str | None:
@@ -372,6 +389,8 @@ def _to_json(value: Any, depth: int, above: set[int]) -> Any:
         return value
     if kind is float and value - value == 0.0:
         return value
+    if (own := _own_kind(kind)) is not None:
+        value = own(value)
     if isinstance(value, (list, tuple, dict)):
         if id(value) in above:
             raise ValueRefused("a value that contains itself cannot be kept")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime as dt
 import decimal
 import enum
@@ -290,6 +291,34 @@ def test_scalars_of_torch_keep_their_dtype(dtype, number, expected):
     assert stored.type == dtype.removeprefix("torch.")
     assert equal(decode(*stored), expected)
     assert math.isnan(there_and_back(Tensor("torch.float32", math.nan)))
+
+
+class Mine(collections.UserDict):
+    """A mapping that is no dict, as OmegaConf's; with what would make an array of it."""
+
+    dtype = "float32"
+    item = None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (collections.UserList([1, np.float32(0.5)]), [1, np.float32(0.5)]),
+        (Mine({"a": collections.UserList([None])}), {"a": [None]}),
+        ([Mine({"dtype": "bf16"})], [{"dtype": "bf16"}]),
+        (range(3), [0, 1, 2]),
+        (collections.deque([1, 2]), [1, 2]),
+    ],
+)
+def test_other_mappings_and_sequences_are_kept_as_dicts_and_lists(value, expected):
+    assert decode(*encode(value)) == expected
+
+
+def test_a_sequence_that_contains_itself_is_refused():
+    value = collections.UserList()
+    value.append(value)
+    with pytest.raises(ValueRefused):
+        encode(value)
 
 
 def test_a_word_of_a_later_version_is_handed_on_untouched():
