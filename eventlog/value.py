@@ -42,7 +42,6 @@ from __future__ import annotations
 import base64
 import datetime as _dt
 import decimal as _decimal
-import functools
 import io
 import json
 import math
@@ -208,16 +207,22 @@ _SUBCLASSES: tuple[tuple[type, Callable[[Any], Stored]], ...] = (
 )
 
 
-@functools.lru_cache(maxsize=512)
+_own_kinds: dict[type, type[dict[Any, Any] | list[Any]] | None] = {}
+
+
 def _own_kind(kind: type) -> type[dict[Any, Any] | list[Any]] | None:
     """Return what the mappings and sequences of others (OmegaConf's, say) are kept as; None for
     every other type.
     """
-    if issubclass(kind, (dict, list, tuple, str, bytes, bytearray, memoryview)):
-        return None
-    if issubclass(kind, Mapping):
-        return dict
-    return list if issubclass(kind, Sequence) else None
+    if kind in _own_kinds:
+        return _own_kinds[kind]
+    own: type[dict[Any, Any] | list[Any]] | None = None
+    if not issubclass(kind, (dict, list, tuple, str, bytes, bytearray, memoryview)):
+        own = dict if issubclass(kind, Mapping) else list if issubclass(kind, Sequence) else None
+    if len(_own_kinds) >= 512:  # types made by the thousand
+        _own_kinds.clear()
+    _own_kinds[kind] = own
+    return own
 
 
 def _dtype_word(value: object) -> str | None:
