@@ -11,11 +11,11 @@ from eventlog import blobs
 from eventlog.errors import EventlogError, FormatError, IntegrityError
 from eventlog.event import STATE, digest
 from eventlog.files import LOCAL, Store
-from eventlog.frame import END_OF_STREAM, HEAD, PREFIX, first_seq, read_head, to_events
+from eventlog.frame import HEAD, PREFIX, first_seq, read_head, to_events
 from eventlog.layout import SEALED, is_blob
 from eventlog.reader import WriterReader, listing, may_hold_events, sealed_segments
 from eventlog.seal import check_sealed
-from eventlog.segment import DAMAGED, FOREIGN, TORN, WHOLE, SegmentReader
+from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader
 from eventlog.value import loads
 
 if TYPE_CHECKING:
@@ -104,15 +104,16 @@ def verify(folder: str, store: Store = LOCAL) -> RunReport:
     problems: list[str] = []
     words = [w.verdict for w in writers]
     for one in writers:
+        durable = max((file.durable for file in one.files), default=0)
+        # Whoever finishes a run makes all before its last event durable, other writers' names too.
+        finished = one.declared is not None and durable >= one.declared - 1
         for name in sorted(set(one.named) - set(found.writers)):
             text = f"the writer {name} was there when the run finished"
             problems.append(f"{text}, and no file of it is here")
-            words.append(MISSING if _ended(folder, one.writer, store) else TORN)
-        durable = max((file.durable for file in one.files), default=0)
+            words.append(MISSING if finished else TORN)
         for seq, problem, could_be_lost in _blobs(folder, one.writer, store):
             problems.append(problem)
-            lost = could_be_lost and seq >= durable and not _ended(folder, one.writer, store)
-            words.append(TORN if lost else MISSING)
+            words.append(TORN if could_be_lost and seq >= durable else MISSING)
     verdict = next((v for v in (*FAILURES, TORN) if v in words), OK)
     declared = [w for w in writers if w.declared is not None]
     complete = "complete" if all(w.complete for w in declared) else "incomplete"
@@ -144,7 +145,7 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
     unacknowledged = False
     for gap in source.missing:
         problems.append(f"events {gap.first} to {gap.last} are missing: {gap.reason}")
-        if gap.first >= durable and not _ended(folder, writer, store):
+        if gap.first >= durable:
             # Power was lost: it took them, and left some that came later.
             unacknowledged = True
             verdict = TORN if verdict == OK else verdict
@@ -182,37 +183,6 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
     return WriterReport(
         writer, events, rows, verdict, declared, files, tuple(problems), tuple(sorted(named))
     )
-
-
-def _ended(folder: str, writer: str, store: Store) -> bool:
-    """Return whether the last file of a writer has its end of stream: it was closed, and all
-    before it had been made durable. Otherwise power may have been lost, and what no durable mark
-    covers may be lost with it.
-    """
-    found = listing(folder, store)
-    last, ended = -1, False
-    for name in found.segments.get(writer, ())[-1:]:
-        path = os.path.join(folder, str(name))
-        last = name.number
-        try:
-            with SegmentReader(path, store) as segment:
-                for _ in segment.spans():
-                    pass
-                assert segment.verdict is not None
-                offset = segment.verdict.offset
-            with store.open(path) as file:
-                file.seek(offset)
-                ended = file.read(len(END_OF_STREAM)) == END_OF_STREAM
-        except (OSError, FormatError):
-            ended = False
-    for sealed in found.sealed.get(writer, ()):
-        try:
-            for part in sealed_segments(os.path.join(folder, SEALED, str(sealed)), store):
-                if part.header.segment > last:
-                    last, ended = part.header.segment, part.verdict == WHOLE
-        except (OSError, FormatError):
-            continue
-    return ended
 
 
 def _never_durable(path: str, store: Store) -> bool:

@@ -52,8 +52,9 @@ class Commit:
         """Have a blob synced before the next event is called durable."""
         self._fresh[path] = None
 
-    def sync(self, prepare: Callable[[], None]) -> None:
-        """Sync everything that is in the chain when `prepare` has been called.
+    def sync(self, prepare: Callable[[], None], *, names: bool = False) -> None:
+        """Sync everything that is in the chain when `prepare` has been called, with `names` every
+        name in the folder too.
 
         Raises
         ------
@@ -82,6 +83,8 @@ class Commit:
                 old.close()
             if segment is not None:
                 segment.sync()
+            if names:
+                self._files.sync_folder(chain.folder)
         except OSError as error:
             with self._lock:
                 self._poison([*retired, segment], error)

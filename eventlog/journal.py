@@ -107,6 +107,7 @@ class Writer:
         self._dropped = 0
         self._closed = False
         self._close_later = False
+        self._last: tuple[Callable[[int], list[Row]], int] | None = None
         self._armed = False
         self._identity = {**self._identity, **process(), "parent_writer": parent}
         self._chain = Chain(
@@ -364,8 +365,9 @@ class Writer:
         """Return whether something waits for the disk."""
         return bool(self._backlog or self._chain.rewrite)
 
-    def commit(self) -> None:
-        """Make everything that was appended survive a power cut.
+    def commit(self, *, names: bool = False) -> None:
+        """Make everything that was appended survive a power cut; with `names` also the names of
+        all files that are in the run's folder by now, other writers' too.
 
         Raises
         ------
@@ -385,14 +387,14 @@ class Writer:
                 hint="in a signal's handler call finish(), or set a flag and flush later",
             )
         try:
-            self._commit_all()
+            self._commit_all(names=names)
         finally:
             running.release()
             self._close_if_asked()
 
-    def _commit_all(self) -> None:
+    def _commit_all(self, *, names: bool) -> None:
         try:
-            self._commit.sync(self._flush)
+            self._commit.sync(self._flush, names=names)
         except JournalError:
             if self.options.commits and not self._closed:
                 self._arm()
@@ -421,16 +423,28 @@ class Writer:
             self._inside = False
             self._take_deferred()
 
-    def close(self) -> None:
+    def close(
+        self, last: Callable[[int], list[Row]] | None = None, time: int | None = None
+    ) -> None:
         """End the segment, make it durable, let go of it. Idempotent; never raises OSError.
 
         In a signal's handler that came in the middle of an append of the same thread, that append
         does it when it ends.
+
+        Parameters
+        ----------
+        last:
+            Given its seq, returns the rows of a last event. All before it is made durable first,
+            so that its frame says so.
+        time:
+            When that event happened, by default now.
         """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
+            if last is not None:
+                self._last = last, clock.time_ns() if time is None else time
             if self._inside:
                 self._close_later = True
                 return
@@ -443,6 +457,11 @@ class Writer:
 
     def _close(self) -> None:
         self._background.stop()
+        if self._last is not None:
+            with contextlib.suppress(JournalError):  # the commit below says it
+                self.commit(names=True)
+            with self._lock:
+                self._append_last(*self._last)
         durable = True
         try:
             self.commit()
@@ -451,6 +470,18 @@ class Writer:
             self._warn(str(error))
         with self._commit.running, self._lock:
             self._chain.end(durable=durable)
+
+    def _append_last(self, last: Callable[[int], list[Row]], time: int) -> None:
+        self._inside = True
+        try:
+            waiting = len(self._backlog) + int(self._backlog.dropped.events > 0)
+            rows = last(self._chain.seq + waiting)
+            self._append_event(Pending(time, None, tuple(rows)))
+        except ValueRefused as error:
+            self._warn(str(error))
+        finally:
+            self._inside = False
+            self._take_deferred()
 
     # ---------------------------------------------------------------- fork
 

@@ -17,7 +17,7 @@ from typing import Any
 from eventlog import event as words
 from eventlog import resume, runfile
 from eventlog.errors import EventlogError, JournalError, UsageError, ValueRefused
-from eventlog.event import make_rows, whole_step
+from eventlog.event import Row, make_rows, whole_step
 from eventlog.files import LOCAL
 from eventlog.journal import Health, Options, Writer
 from eventlog.layout import run_folder
@@ -212,11 +212,11 @@ class Run:
             return
         self._finished = True
         if os.getpid() == self._pid:
-            status = {None: "closed", 0: "finished"}.get(exit_code, "failed")
+            # Listed before `close` makes the names in the folder durable.
             known: dict[str, int | None] = dict.fromkeys(listing(writer.folder).writers)
-            known[writer.name] = writer.seq + 1  # this very event is the last one
-            self._record(words.STATE, {"state": status, "exit_code": exit_code, "writers": known})
-        writer.close()
+            writer.close(lambda seq: self._last_words(exit_code, {**known, writer.name: seq + 1}))
+        else:
+            writer.close()
         for told in self.at_end:
             told(self)
         if sealing and os.getpid() == self._pid:
@@ -230,6 +230,13 @@ class Run:
                 f"{self.folder}",
                 file=sys.stderr,
             )
+
+    @staticmethod
+    def _last_words(exit_code: int | None, known: Mapping[str, int | None]) -> list[Row]:
+        """Return the rows of the event that ends a run: how, and which writers it has."""
+        status = {None: "closed", 0: "finished"}.get(exit_code, "failed")
+        fields = {"state": status, "exit_code": exit_code, "writers": known}
+        return make_rows(words.STATE, fields.items())[0]
 
     @staticmethod
     def _ended_as(exit_code: int | None) -> str:

@@ -1,7 +1,7 @@
 """Segments: one append-only file of frames, created new, never opened again for writing.
 
 A segment is an Arrow IPC stream: a *header* (the schema message), frames (`eventlog.frame`), and
-Arrow's end of stream if its writer closed it. The header's schema metadata holds
+Arrow's end of stream if its writer appends no more to it. The header's schema metadata holds
 
 ==================  ===========================================================================
 eventlog.format     ``1.0``: readers refuse another major version
@@ -232,7 +232,7 @@ class SegmentWriter:
             raise
 
     def end(self) -> None:
-        """Write the end of stream: this segment is closed."""
+        """Write the end of stream: nothing more is appended."""
         if not self.broken:
             self.append(frames.END_OF_STREAM)
 

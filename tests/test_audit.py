@@ -22,8 +22,12 @@ def judged(folder):
 def finish(one, others=None):
     known = {one.name: one.seq + 1, **(others or {})}
     fields = {"state": "finished", "exit_code": 0, "writers": known}
-    one.append_rows(make_rows("state", fields.items())[0], None)
-    one.close()
+    one.close(lambda seq: make_rows("state", fields.items())[0])
+
+
+def before(seq):
+    """Return the durable mark of a writer that commits after each event."""
+    return seq
 
 
 @pytest.mark.parametrize("sealed", [False, True])
@@ -81,13 +85,13 @@ def test_a_hole_above_the_durable_mark_is_an_unacknowledged_tail(tmp_path):
 
 
 def test_a_flip_with_a_later_segment_behind_it_is_corruption(tmp_path):
-    segments(tmp_path, series(6), series(4, 6))
+    segments(tmp_path, series(6), series(4, 6), durable=before)
     flipped(tmp_path, 2, 0)
     assert judged(tmp_path) == ("corrupt", True)
 
 
 def test_a_missing_segment_is_missing(tmp_path):
-    folder = segments(tmp_path, series(3), series(3, 3), series(3, 6))
+    folder = segments(tmp_path, series(3), series(3, 3), series(3, 6), durable=before)
     os.remove(tmp_path / "w0-1.arrows")
     report = verify(folder)
     assert report.verdict == "missing"
@@ -95,11 +99,45 @@ def test_a_missing_segment_is_missing(tmp_path):
 
 
 def test_a_missing_segment_is_missing_though_the_last_one_is_torn(tmp_path):
-    folder = segments(tmp_path, series(3), series(3, 3), series(3, 6))
+    folder = segments(tmp_path, series(3), series(3, 3), series(3, 6), durable=before)
     os.remove(tmp_path / "w0-1.arrows")
     with open(tmp_path / "w0-2.arrows", "ab") as file:
         file.write(b"torn")
     assert verify(folder).verdict == "missing"
+
+
+@pytest.mark.parametrize("marks", [3, 0])
+def test_segments_that_ended_and_were_lost_above_the_durable_mark_are_a_tail(marks, tmp_path):
+    """A full segment has its end of stream too, whatever the power took of those around it."""
+    folder = segments(tmp_path, series(3), series(3, 3), series(3, 6), durable=marks)
+    os.remove(tmp_path / "w0-1.arrows")
+    report = verify(folder)
+    assert (report.verdict, report.failed) == ("torn", False)
+    assert "3 to 5 are missing" in report.writers[0].problems[0]
+
+
+def test_a_cut_frame_that_looks_like_an_end_of_stream_proves_nothing(tmp_path):
+    """The first four bytes of a frame came, and the sector behind them is zeros."""
+    one = writer(tmp_path)
+    one.append("metric", {"x": "a" * (2**20 + 1)}, 0)
+    path = tmp_path / f"{one.name}-0.arrows"
+    with open(path, "ab") as file:
+        file.write(b"\xff" * 4 + b"\0" * 600)
+    (blob,) = (tmp_path / "blobs").iterdir()
+    blob.unlink()
+    assert judged(tmp_path) == ("torn", False)
+
+
+def test_a_run_that_finished_made_all_before_its_last_event_durable(tmp_path):
+    one = writer(tmp_path, durability="os", segment_bytes=2_000)
+    for n in range(9):
+        one.append("metric", {"x": n}, n)
+    finish(one)
+    path = tmp_path / f"{one.name}-0.arrows"
+    path.unlink()
+    report = verify(str(tmp_path))
+    assert report.verdict == "missing"
+    assert max(file.durable for file in report.writers[0].files) == 9
 
 
 def test_every_flipped_bit_of_the_only_header_is_a_failure(tmp_path):
@@ -141,7 +179,7 @@ def test_two_files_that_agree_are_no_fork(tmp_path):
 def test_a_blob_that_is_missing_or_changed_is_a_failure(harm, tmp_path):
     one = writer(tmp_path)
     one.append("metric", {"x": "a" * (2**20 + 1)}, 0)
-    one.close()
+    finish(one)
     assert judged(tmp_path) == ("ok", False)
     (blob,) = (tmp_path / "blobs").iterdir()
     if harm == "remove":
@@ -216,7 +254,7 @@ def test_a_writer_that_was_declared_and_has_no_file_is_a_failure(tmp_path):
 
 
 def test_damage_of_one_writer_says_nothing_of_the_others(tmp_path):
-    folder = segments(tmp_path, series(3), series(3, 3), series(3, 6))
+    folder = segments(tmp_path, series(3), series(3, 3), series(3, 6), durable=before)
     os.remove(tmp_path / "w0-1.arrows")
     put(folder, "w1-0.arrows", segment_bytes(series(2), header("w1"), end=True)[0])
     report = verify(folder)

@@ -44,11 +44,11 @@ def names(folder):
     return sorted(os.path.relpath(p, folder) for p in Path(folder).rglob("*") if p.is_file())
 
 
-def segments(folder, *parts, writer="w0", end=True):
+def segments(folder, *parts, writer="w0", end=True, durable=0):
     """Put segments of a writer in a folder, each made of a series of events."""
     for number, events in enumerate(parts):
         head = header(writer, number, events[0].seq)
-        put(folder, head.name, segment_bytes(events, head, end=end)[0])
+        put(folder, head.name, segment_bytes(events, head, end=end, durable=durable)[0])
     return str(folder)
 
 

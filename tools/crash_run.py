@@ -34,7 +34,6 @@ def states(seed: int) -> Found:
         "operations": figures.operations,
         "states": figures.states,
         "distinct states": figures.distinct,
-        "states that verify cannot tell": figures.unclear,
     }
     return counts, [f"states, {violation}" for violation in figures.violations]
 

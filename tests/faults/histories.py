@@ -8,14 +8,14 @@ import errno
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from eventlog import runfile
 from eventlog.errors import JournalError
-from eventlog.event import Event, make_rows
+from eventlog.event import Event, Row, make_rows
 from eventlog.journal import Options, Writer
-from eventlog.layout import segment_name
+from eventlog.reader import listing
 from eventlog.seal import seal
 from eventlog.value import Stored, dumps
 from tests.faults.simulator import Disk, Judge, Killed, Operation, Recorder, remembering
@@ -176,10 +176,8 @@ class Play:
             self._act(name, self.writers[name])
         for name, one in self.writers.items():
             if rng.random() < 0.6:
-                if rng.random() < 0.5:
-                    known = {w: len(e) for w, e in self.expected.items()}
-                    self._append(name, one, {"writers": {**known, name: one.seq + 1}}, "state")
-                one.close()
+                time = NOW + len(self.expected[name])
+                one.close(self._last_words(name, time) if rng.random() < 0.5 else None, time)
         if rng.random() < plan.seals * 3:
             self._seal()
 
@@ -200,19 +198,27 @@ class Play:
             text = "é" * rng.randint(0, 400)
             self._append(name, one, {"t": text, "x": rng.random(), "none": None})
 
-    def _append(self, name: str, one: Told, data: dict[str, Any], kind: str = "metric") -> None:
+    def _last_words(self, name: str, time: int) -> Callable[[int], list[Row]]:
+        known: dict[str, int | None] = dict.fromkeys(listing(self.folder).writers)
+
+        def rows(seq: int) -> list[Row]:
+            found, _ = make_rows("state", [("writers", {**known, name: seq + 1})])
+            expected = self.expected[name]
+            expected.append(Event(len(expected), time, None, tuple(found)))
+            return found
+
+        return rows
+
+    def _append(self, name: str, one: Told, data: dict[str, Any]) -> None:
         step = self.rng.choice([None, self.rng.randrange(100)])
         given = {k: self._stored(one, v) if isinstance(v, Content) else v for k, v in data.items()}
-        rows, refused = make_rows(kind, given.items())
+        rows, refused = make_rows("metric", given.items())
         assert not refused, refused
         expected = self.expected[name]
         time = NOW + len(expected)
         # The oracle is told before: an event may be on the disk before its append returns.
         expected.append(Event(len(expected), time, step, tuple(rows)))
-        if kind == "state":
-            one.append_rows(rows, step, time)
-        else:
-            one.append(kind, given, step, time)
+        one.append("metric", given, step, time)
 
     def _stored(self, one: Told, value: Content) -> Stored:
         try:
@@ -273,7 +279,6 @@ class Figures:
     states: int = 0
     distinct: int = 0
     operations: int = 0
-    unclear: int = 0
     violations: list[Violation] = dataclasses.field(default_factory=list)
 
 
@@ -295,11 +300,7 @@ def judged(history: History, seed: int, limit: int, *, most: int = 3) -> Figures
                 if faults and len(out.violations) < most:
                     out.violations.append(Violation(seed, at, done.name, tuple(faults)))
         disk.apply(done)
-        name = segment_name(done.path) if done.name == "create" else None
-        if name is not None:
-            judge.begun.add((name.writer, name.number))
     out.states, out.distinct = judge.states, judge.distinct
-    out.unclear = judge.unclear
     out.operations = len(history.operations)
     return out
 

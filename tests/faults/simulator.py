@@ -33,7 +33,7 @@ from eventlog import blobs, reader, segment
 from eventlog.audit import FAILURES, verify
 from eventlog.event import Event
 from eventlog.files import Files
-from eventlog.frame import END_OF_STREAM, to_events
+from eventlog.frame import to_events
 from eventlog.reader import WriterReader, listing
 from eventlog.value import loads
 from tests.helpers import plain
@@ -404,8 +404,7 @@ class Memory:
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """What is read of a state: events by writer, blobs that are right, and what is wrong for
-    certain, whatever had been promised. `ended` is the writers whose last segment has its end of
-    stream, with that segment's number.
+    certain, whatever had been promised.
     """
 
     recovered: dict[str, int]
@@ -414,7 +413,6 @@ class Verdict:
     faults: tuple[str, ...]
     word: str = ""
     problems: tuple[str, ...] = ()
-    ended: tuple[tuple[str, int], ...] = ()
 
 
 @contextlib.contextmanager
@@ -444,8 +442,6 @@ class Judge:
         self.folder = folder
         self._expected = {writer: list(map(plain, events)) for writer, events in expected.items()}
         self.states = 0
-        self.unclear = 0
-        self.begun: set[tuple[str, int]] = set()  # segments that were created by now
         self._known: dict[bytes, Verdict] = {}
 
     @property
@@ -467,12 +463,7 @@ class Judge:
             verdict = self._known[key] = self.judge(state)
         faults = list(verdict.faults)
         if verdict.word in FAILURES:
-            # The one thing that `verify` cannot tell: a segment that was full, and ended, looks
-            # like a run that was closed if its successor's name did not survive.
-            if any((writer, number + 1) in self.begun for writer, number in verdict.ended):
-                self.unclear += 1
-            else:
-                faults.append(f"verify says {verdict.word}: {verdict.problems}")
+            faults.append(f"verify says {verdict.word}: {verdict.problems}")
         for writer, count in done.acked:
             found = verdict.recovered.get(writer, 0)
             if found < count:
@@ -491,7 +482,7 @@ class Judge:
         recovered: dict[str, int] = {}
         bad_blobs: dict[str, int] = {}
         faults: list[str] = []
-        word, problems, ended = "", [], ()
+        word, problems = "", []
         try:
             for writer in listing(self.folder, store).writers:
                 expected = self._expected.get(writer, [])
@@ -508,26 +499,13 @@ class Judge:
             report = verify(self.folder, store)
             word = report.verdict
             problems = [p for w in report.writers for p in w.problems] + list(report.problems)
-            if word in FAILURES:
-                ended = _ended(self.folder, store)
             for one in report.writers:
                 if one.events != recovered.get(one.writer) and one.verdict == "ok":
                     faults.append(f"verify counts {one.events} events of {one.writer}")
         except Exception as error:
             faults.append(f"{type(error).__name__}: {error}")
         told = state.get("run.json")
-        return Verdict(
-            recovered, bad_blobs, told, tuple(faults), word, tuple(problems), tuple(ended)
-        )
-
-
-def _ended(folder: str, store: Any) -> list[tuple[str, int]]:
-    out = []
-    for writer, names in listing(folder, store).segments.items():
-        with store.open(os.path.join(folder, str(names[-1]))) as file:
-            if END_OF_STREAM in file.read():
-                out.append((writer, names[-1].number))
-    return out
+        return Verdict(recovered, bad_blobs, told, tuple(faults), word, tuple(problems))
 
 
 def _blobs_right(folder: str, event: Event, store: Any) -> bool:
