@@ -86,7 +86,9 @@ class LocalStore:
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
                 return
-            if "no such column" not in str(error):
+            # "readonly": somebody was killed in the middle of a transaction, and what is left of it
+            # is rolled back by the next one who may write, which a reader here may not.
+            if not any(text in str(error) for text in ("no such column", "readonly database")):
                 raise Retry(f"Trackio's database cannot be read now ({error})", on=path) from error
             yield from self._healed(project, path, sql, args)
         except sqlite3.DatabaseError as error:
@@ -95,7 +97,7 @@ class LocalStore:
     def _healed(
         self, project: str, path: Path, sql: str, args: Sequence[Any]
     ) -> Iterator[tuple[Any, ...]]:
-        """Have Trackio complete its tables, and ask again.
+        """Have Trackio open it for writing and complete its tables, and ask again.
 
         It makes them without a transaction: one that is killed meanwhile leaves a part of them.
         """
@@ -103,6 +105,8 @@ class LocalStore:
         try:
             yield from self._rows(path, sql, args)
         except sqlite3.OperationalError as error:
+            if "no such" not in str(error):
+                raise Retry(f"Trackio's database cannot be read now ({error})", on=path) from error
             raise IntegrityError(
                 f"this database is not of a Trackio that is known here ({error})",
                 on=path,

@@ -414,6 +414,27 @@ def test_tables_that_a_killed_trackio_left_incomplete_are_completed(target, fold
     assert session.held() == Positions({"w0": [(0, 9)]})
 
 
+def test_what_a_writer_killed_in_mid_transaction_left_is_rolled_back(target, folder):
+    session = target.open(RUN)
+    session.send(series(0, 9))
+    code = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA journal_mode = DELETE")  # as it is while Trackio makes a database
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("UPDATE metrics SET step = 7")
+connection.execute("CREATE TABLE more AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL"
+                   " SELECT i + 1 FROM n LIMIT 2000) SELECT i, zeroblob(2000) FROM n")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(folder / "ppo.db")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (folder / "ppo.db-journal").stat().st_size > 0
+    session = target.open(RUN)
+    assert session.held() == Positions({"w0": [(0, 9)]})
+    assert read_back(session) == multiset(target.image(series(0, 9)))
+
+
 def test_rows_of_a_trackio_before_log_ids_are_somebody_elses(target, folder):
     columns = "id INTEGER PRIMARY KEY, run_id TEXT, timestamp TEXT, run_name TEXT, step INTEGER"
     sql(folder, f"CREATE TABLE metrics ({columns}, metrics TEXT)")
