@@ -1,10 +1,27 @@
-"""Rules for every test."""
+"""Rules for every test.
+
+With ``--long`` (`tools/test --long`) every test runs, and what repeats itself (kills, random
+histories) does so as often as the published figures say; without it each such test runs a slice,
+and those marked ``long`` stay out.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="every test, at its full length")
+
+
+@pytest.fixture(scope="session")
+def repeats(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
+    """Return how often to repeat: ``repeats(in a slice, at full length)``."""
+    long = pytestconfig.getoption("--long")
+    return lambda slice, full: full if long else slice
 
 
 @pytest.fixture(autouse=True)
@@ -17,8 +34,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of a file share a worker and its servers; those that share nothing may part."""
+    if not config.getoption("--long"):
+        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     for item in items:
         apart = item.get_closest_marker("apart")
         group = item.nodeid if apart else item.nodeid.partition("::")[0]

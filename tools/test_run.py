@@ -22,7 +22,8 @@ CHECKED = ["eventlog", "replayers", "tests", "tools"]
 def main(arguments: list[str]) -> int:
     """Run the checks; return 0 if all of them pass."""
     install()
-    if arguments:
+    long = ["--long", "--timeout", "3600"] if arguments == ["--long"] else []
+    if arguments and not long:
         return run("pytest", arguments)
     checks = [
         ("linter", ["ruff", "check", "--quiet", *CHECKED, "tools/demo", "tools/test"]),
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
         print(f"{name}: {'ok' if not code else 'FAILED'} ({time.monotonic() - begun:.0f} s)")
         failed += [name] if code else []
     # Files stay on one worker, so that each real server is started once (tests/conftest.py).
-    code = run("pytest", ["-n", "2", "--dist", "loadgroup", "--durations", "10"])
+    code = run("pytest", ["-n", "2", "--dist", "loadgroup", "--durations", "10", *long])
     if failed:
         print(f"FAILED: {', '.join(failed)}")
     return code or int(bool(failed))

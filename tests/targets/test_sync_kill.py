@@ -1,7 +1,8 @@
 """SIGKILL of ``eventlog sync`` at random moments, and started again: the target ends exact.
 
 What the target holds is read with the backend's own public interface and compared, bit by bit,
-with the effective view worked out here from the plain list of what was logged.
+with the effective view worked out here from the plain list of what was logged. Twenty kills each
+with ``--long``, six in a slice.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import eventlog
 from tests.targets.mlflow_server import MlflowServer, make_database
 
 pytestmark = pytest.mark.apart
-KILLS = 20
+Repeats = Callable[[int, int], int]
 Point = tuple[str, int, bytes]
 
 SPECIAL = [float("nan"), 5e-324, 1.7976931348623157e308, 0.1 + 0.2, 1e22, 1 / 3, -1.0, 2.0**60]
@@ -172,11 +173,11 @@ def changed(state: Path, before: float, process: Process) -> float:
     return before
 
 
-def kill_at_random(journal: Path, spec: str, state: Path, seed: str) -> None:
-    """Kill twenty syncs: most right after a mark was made, some at any time of their lives."""
+def kill_at_random(journal: Path, spec: str, state: Path, seed: str, kills: int) -> None:
+    """Kill syncs: most right after a mark was made, some at any time of their lives."""
     chance = random.Random(seed)
     warm = Warm() if seed == "mlflow" else None
-    for kill in range(KILLS):
+    for kill in range(kills):
         before = max((p.stat().st_mtime for p in state.rglob("cursor.json")), default=0.0)
         cold = warm is None or kill % 5 == 0
         process: Process = (sync if cold or warm is None else warm.start)(journal, spec, state)
@@ -274,31 +275,31 @@ def mlflow_server(mlflow_database: Path) -> Iterator[MlflowServer]:
 
 
 def run_case(
-    journal: Path, tmp_path: Path, spec: str, reader: Callable[[], Counter[Point]]
+    journal: Path, tmp_path: Path, spec: str, reader: Callable[[], Counter[Point]], kills: int
 ) -> None:
     state = tmp_path / "state"
-    kill_at_random(journal, spec, state, spec.partition(":")[0])
+    kill_at_random(journal, spec, state, spec.partition(":")[0], kills)
     (report,) = finish(journal, spec, state)
     assert (report["sent"], report["contacted"]) == (0, False)
     exact(reader())
 
 
-def test_sync_into_an_mlflow_database_killed_twenty_times_ends_exact(
-    journal: Path, tmp_path: Path, mlflow_database: Path
+def test_sync_into_an_mlflow_database_killed_again_and_again_ends_exact(
+    journal: Path, tmp_path: Path, mlflow_database: Path, repeats: Repeats
 ) -> None:
     uri = f"sqlite:///{mlflow_database}"
-    run_case(journal, tmp_path, f"mlflow:{uri}", lambda: of_mlflow(uri))
+    run_case(journal, tmp_path, f"mlflow:{uri}", lambda: of_mlflow(uri), repeats(6, 20))
 
 
-def test_sync_into_an_mlflow_server_killed_twenty_times_ends_exact(
-    journal: Path, tmp_path: Path, mlflow_server: MlflowServer
+def test_sync_into_an_mlflow_server_killed_again_and_again_ends_exact(
+    journal: Path, tmp_path: Path, mlflow_server: MlflowServer, repeats: Repeats
 ) -> None:
     uri = mlflow_server.uri
-    run_case(journal, tmp_path, f"mlflow:{uri}", lambda: of_mlflow(uri))
+    run_case(journal, tmp_path, f"mlflow:{uri}", lambda: of_mlflow(uri), repeats(6, 20))
 
 
-def test_sync_into_a_trackio_folder_killed_twenty_times_ends_exact(
-    journal: Path, tmp_path: Path
+def test_sync_into_a_trackio_folder_killed_again_and_again_ends_exact(
+    journal: Path, tmp_path: Path, repeats: Repeats
 ) -> None:
     folder = str(tmp_path / "trackio")
-    run_case(journal, tmp_path, f"trackio:{folder}", lambda: of_trackio(folder))
+    run_case(journal, tmp_path, f"trackio:{folder}", lambda: of_trackio(folder), repeats(6, 20))

@@ -228,11 +228,14 @@ SUFFERED: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.apart
 def test_kills_and_faults_leave_every_row_once(
-    wandb_loopback: WandbLoopback, tmp_path: Path
+    wandb_loopback: WandbLoopback, tmp_path: Path, repeats: Callable[[int, int], int]
 ) -> None:
     server = wandb_loopback
+    killed = KILLED[: repeats(3, 5)]
+    parts = len(killed) + 3
+    rows = repeats(960, ROWS) // parts * parts
     run = begin(tmp_path, config={"lr": 1e-3}, tags=["a"])
-    portions = iter(range(0, ROWS + 1, ROWS // 8))
+    portions = iter(range(0, rows + 1, rows // parts))
     first = next(portions)
 
     def log_more() -> None:
@@ -245,7 +248,7 @@ def test_kills_and_faults_leave_every_row_once(
     def fault(kind: str, **how: Any) -> None:
         server.fail(kind, match="file_stream:rows", **how)
 
-    for kind, how in KILLED:  # five kills in the middle of a sync
+    for kind, how in killed:  # each in the middle of a sync
         log_more()
         if kind:
             fault(kind, **how)
@@ -266,7 +269,7 @@ def test_kills_and_faults_leave_every_row_once(
     server.start()
     log_more()
     run.finish()
-    assert first == ROWS
+    assert first == rows
     synced(server, tmp_path)
     before = asked(server)
     synced(server, tmp_path)
@@ -276,13 +279,12 @@ def test_kills_and_faults_leave_every_row_once(
     whole(report)
     assert (report["state"], report["exitcode"]) == ("finished", 0)
     got = sorted(rows_of(report), key=lambda r: r["training/global_step"])
-    assert len(got) == ROWS
+    assert len(got) == rows
     for step, found in enumerate(got):
         assert found["_eventlog/position"].endswith(f":{step + 2}")
         assert {k: found[k] for k in row(step)} == row(step)
         assert found["training/global_step"] == step
     assert server.state()["internal_errors"] == []
-    wandb_sync_under_the_same_faults(server, tmp_path / "wandb")
 
 
 OFFLINE = """
@@ -295,10 +297,15 @@ OFFLINE = """
 """
 
 
-def wandb_sync_under_the_same_faults(server: WandbLoopback, folder: Path) -> None:
+@pytest.mark.apart
+@pytest.mark.long
+def test_what_wandb_sync_makes_of_the_same_faults(
+    wandb_loopback: WandbLoopback, tmp_path: Path
+) -> None:
     """W&B's own way with the same rows, recorded offline: every sync that is started again repeats
     what an earlier one had sent, and a 403 loses rows while it says that all is well.
     """
+    server, folder = wandb_loopback, tmp_path / "wandb"
     recorded = Path(WandbClient(server, folder, OFFLINE.replace("ROWS", str(ROWS))).told())
     env = client_environment(server.url, folder)
 
