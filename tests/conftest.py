@@ -19,9 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def repeats(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
-    """Return how often to repeat: ``repeats(in a slice, at full length)``."""
+    """Return how often to repeat: ``repeats(part, full)``."""
     long = pytestconfig.getoption("--long")
-    return lambda slice, full: full if long else slice
+    return lambda part, full: full if long else part
 
 
 @pytest.fixture(autouse=True)

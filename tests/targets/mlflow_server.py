@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import os
 import shutil
@@ -16,6 +17,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -32,19 +35,30 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def make_database(path: Path) -> None:
-    """Make an MLflow database in SQLite, in a process of its own: the migrations take seconds."""
-    code = (
-        "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore; "
-        "SqlAlchemyStore(sys.argv[1], sys.argv[2])"
-    )
-    store = f"sqlite:///{path}"
-    subprocess.run(
-        [sys.executable, "-c", code, store, (path.parent / "artifacts").as_uri()],
-        check=True,
-        capture_output=True,
-        env={**os.environ, **_QUIET},
-    )
+def make_database(path: Path, factory: pytest.TempPathFactory) -> None:
+    """Put an empty MLflow database there: a copy of one that the session makes once, in a process
+    of its own, because the migrations take MLflow many seconds.
+    """
+    shared = factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent
+    made = shared / "mlflow-empty.db"
+    with (shared / "mlflow-empty.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            code = (
+                "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore; "
+                "SqlAlchemyStore(sys.argv[1], sys.argv[2])"
+            )
+            unfinished = shared / "mlflow-unfinished.db"
+            subprocess.run(
+                [sys.executable, "-c", code, f"sqlite:///{unfinished}", shared.as_uri()],
+                check=True,
+                capture_output=True,
+                env={**os.environ, **_QUIET},
+            )
+            unfinished.rename(made)
+    shutil.copy(made, path)
 
 
 class MlflowServer:

@@ -2,7 +2,7 @@
 
 What the target holds is read with the backend's own public interface and compared, bit by bit,
 with the effective view worked out here from the plain list of what was logged. Twenty kills each
-with ``--long``, six in a slice.
+with ``--long``, five in a slice.
 """
 
 from __future__ import annotations
@@ -261,8 +261,8 @@ def exact(got: Counter[Point]) -> None:
 
 
 @pytest.fixture
-def mlflow_database(tmp_path: Path) -> Path:
-    make_database(tmp_path / "m.db")
+def mlflow_database(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    make_database(tmp_path / "m.db", tmp_path_factory)
     return tmp_path / "m.db"
 
 
@@ -288,18 +288,18 @@ def test_sync_into_an_mlflow_database_killed_again_and_again_ends_exact(
     journal: Path, tmp_path: Path, mlflow_database: Path, repeats: Repeats
 ) -> None:
     uri = f"sqlite:///{mlflow_database}"
-    run_case(journal, tmp_path, f"mlflow:{uri}", lambda: of_mlflow(uri), repeats(6, 20))
+    run_case(journal, tmp_path, f"mlflow:{uri}", lambda: of_mlflow(uri), repeats(5, 20))
 
 
 def test_sync_into_an_mlflow_server_killed_again_and_again_ends_exact(
     journal: Path, tmp_path: Path, mlflow_server: MlflowServer, repeats: Repeats
 ) -> None:
     uri = mlflow_server.uri
-    run_case(journal, tmp_path, f"mlflow:{uri}", lambda: of_mlflow(uri), repeats(6, 20))
+    run_case(journal, tmp_path, f"mlflow:{uri}", lambda: of_mlflow(uri), repeats(5, 20))
 
 
 def test_sync_into_a_trackio_folder_killed_again_and_again_ends_exact(
     journal: Path, tmp_path: Path, repeats: Repeats
 ) -> None:
     folder = str(tmp_path / "trackio")
-    run_case(journal, tmp_path, f"trackio:{folder}", lambda: of_trackio(folder), repeats(6, 20))
+    run_case(journal, tmp_path, f"trackio:{folder}", lambda: of_trackio(folder), repeats(5, 20))

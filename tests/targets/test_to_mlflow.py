@@ -40,7 +40,12 @@ from replayers.mlflow_names import key_of as key_of_name
 from replayers.positions import Positions
 from replayers.target import Change, Down, Foreign, Rejected, Retry, RunInfo, RunState
 from replayers.to_mlflow import MlflowTarget
-from tests.targets.mlflow_server import MlflowServer, postgresql, postgresql_binaries
+from tests.targets.mlflow_server import (
+    MlflowServer,
+    make_database,
+    postgresql,
+    postgresql_binaries,
+)
 
 T0 = 1_700_000_000_000_000_000
 STORES = ["sqlite-file", "http-sqlite", "http-postgresql"]
@@ -60,6 +65,8 @@ def starting(
 
         def start(name: str, store: str | None) -> MlflowServer:
             folder = tmp_path_factory.mktemp(name)
+            if store is not None:
+                make_database(folder / "mlflow.db", tmp_path_factory)
             address = store or stack.enter_context(postgresql())
             server = MlflowServer(folder, address.format(folder=folder))
             stack.callback(server.kill)
@@ -86,16 +93,17 @@ def postgresql_server(starting: dict[str, Future[MlflowServer]]) -> MlflowServer
 
 
 @pytest.fixture(scope="module")
-def fresh_database(server: MlflowServer) -> Path:
-    """A database without runs of our own: to make one takes MLflow seconds."""
-    shutil.copy(server.folder / "mlflow.db", server.folder / "fresh.db")
-    return server.folder / "fresh.db"
+def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database without runs, to be copied."""
+    path = tmp_path_factory.mktemp("mlflow-fresh") / "mlflow.db"
+    make_database(path, tmp_path_factory)
+    return path
 
 
 @pytest.fixture(scope="module")
-def sqlite_uri(fresh_database: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("mlflow-file") / "mlflow.db"
-    shutil.copy(fresh_database, path)
+    make_database(path, tmp_path_factory)
     return f"sqlite:///{path}"
 
 
@@ -1190,6 +1198,7 @@ target.close()
 
 
 @pytest.mark.apart
+@pytest.mark.long
 def test_a_new_database_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
     code = """
 import sys
