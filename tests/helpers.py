@@ -127,13 +127,18 @@ def run_in(journal: Any, run: str = "run-1", project: str = "p", name: str = "n"
 
 
 def writer(
-    folder: Any, *, files: Files | None = None, identity: Any = None, **options: Any
+    folder: Any,
+    *,
+    run: str = "run-1",
+    files: Files | None = None,
+    identity: Any = None,
+    **options: Any,
 ) -> Writer:
     options.setdefault("group_seconds", 60.0)
     os.makedirs(folder, exist_ok=True)
     return Writer(
         str(folder),
-        "run-1",
+        run,
         identity or {"project": "p", "name": "n"},
         options=Options(**options),
         files=files or Files(),

@@ -303,8 +303,7 @@ def test_a_flipped_byte_in_a_sealed_file_never_changes_what_is_read_in_silence(t
 def journal(tmp_path):
     for project, run in (("p/1", "123"), ("p/1", "é b"), ("q", "2026-01-01")):
         folder = run_in(tmp_path, run, project)
-        one = writer(folder)
-        one.run = run
+        one = writer(folder, run=run)
         for n in range(4):
             one.append("metric", {"loss": n / 2, "n": n}, n)
         one.close()
