@@ -181,7 +181,7 @@ class Replayer:
             self._lease.__exit__(kind, error, traceback)
 
     def run(self, enough: Callable[[], bool] = lambda: False) -> Outcome:
-        """Send what is new; see `replay`. Between two batches `enough` may end the call early."""
+        """Send what is new; see `replay`. Behind a batch, `enough` may end the call early."""
         found, target, settings, progress, pace = self._parts
         if self._loop is None:
             self._loop = _Replay(
@@ -223,7 +223,7 @@ class _Replay:
 
     def run(self, enough: Callable[[], bool]) -> Outcome:
         self.outcome = Outcome(self.found.run.id, f"{self.target.kind}:{self.target.address}")
-        self.enough = enough
+        self.enough, self.moved = enough, False
         vars(self).pop("view", None)
         seen = glance(self.folder)
         self.outcome.events = sum(seen.ends.values())
@@ -319,11 +319,12 @@ class _Replay:
         reader = WriterReader(self.folder, writer, start=mark.acked)
         for whole in reader.tables():
             for table in _batches(whole, self.settings.batch_rows):
-                if self.enough():
+                if self.moved and self.enough():
                     self.outcome.more = True
                     return
                 self.pace.wait(0)
                 self._batch(writer, table, self.view.rows(writer, table))
+                self.moved = True
                 done = sum(self.cursor.mark(w).acked for w in seen.writers)
                 self.progress(done, max(self.outcome.events, done))
         if reader.missing:

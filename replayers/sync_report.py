@@ -8,8 +8,9 @@ from typing import Any
 from eventlog.catalog import Found
 from eventlog.cli import output
 from eventlog.errors import worst
+from replayers.lane import Lane
 from replayers.replay import Outcome
-from replayers.target import Target
+from replayers.stream import Stream
 
 
 def exit_code(codes: list[int]) -> int:
@@ -20,21 +21,24 @@ def exit_code(codes: list[int]) -> int:
     return worst(failed)
 
 
-def label_of(target: Target) -> str:
-    """Return how messages call a target."""
-    return f"{target.kind}:{target.address}"
+def report_of(lane: Lane, stream: Stream) -> dict[str, Any]:
+    """Return the report of one run and target, and say what people should know."""
+    item, label = stream.found, lane.label
+    report: dict[str, Any] = {
+        **dataclasses.asdict(item.run),
+        "target": label,
+        "exit_code": stream.exit_code,
+        "error": stream.reason,
+        "seconds": round(stream.seconds, 3),
+    }
+    if stream.outcome is not None:
+        _add_outcome(report, stream.outcome, item, label)
+    return report
 
 
-def report_of(item: Found, target: Target) -> dict[str, Any]:
-    """Return a report of a run that nothing was done with yet."""
-    about = {"target": label_of(target), "exit_code": 0, "error": None, "seconds": 0.0}
-    return {**dataclasses.asdict(item.run), **about}
-
-
-def add_outcome(report: dict[str, Any], outcome: Outcome, item: Found, label: str) -> None:
-    """Add what was done to a report, and say what people should know."""
+def _add_outcome(report: dict[str, Any], outcome: Outcome, item: Found, label: str) -> None:
     fields = dataclasses.asdict(outcome)
-    for name in ("run", "target"):
+    for name in ("run", "target", "more"):
         fields.pop(name)
     report.update(fields)
     for note in outcome.notes:
@@ -50,7 +54,7 @@ def add_outcome(report: dict[str, Any], outcome: Outcome, item: Found, label: st
                     f"are missing ({gap.reason}); what lies behind them was not sent"
                 )
             )
-        report["exit_code"] = 4
+        report["exit_code"] = report["exit_code"] or 4
     if outcome.quarantined and not report["exit_code"]:
         output.say(f"{item.label} -> {label}: {outcome.quarantined} events in quarantine")
         report["exit_code"] = 3

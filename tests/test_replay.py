@@ -411,7 +411,7 @@ def test_a_call_ends_between_two_batches_when_it_is_enough_and_goes_on_later(
     target = MemoryTarget()
     with Replayer(found, target, state, settings=QUICK) as replayer:
         calls = 0
-        while (outcome := replayer.run(enough=iter([False, True]).__next__)).more:
+        while (outcome := replayer.run(enough=lambda: True)).more:
             calls += 1
             assert outcome.sent > 0
         assert calls > 3
@@ -441,7 +441,7 @@ def test_one_session_follows_a_run_while_it_is_written(tmp_path: Path, state: st
 def test_a_holder_that_lost_its_lease_sends_nothing_more(found: Found, state: str) -> None:
     target = Failing({})
     with Replayer(found, target, state, settings=QUICK) as replayer:
-        replayer.run(enough=iter([False, True]).__next__)
+        replayer.run(enough=lambda: True)
         sends = target.runs["x"].sends
         (Path(replayer.delivery.folder) / "lease-99.held").write_text('{"host": "b", "pid": 7}')
         cursor = (Path(replayer.delivery.folder) / "cursor.json").read_bytes()

@@ -90,14 +90,24 @@ Bar = Callable[[int, int], None]
 @contextlib.contextmanager
 def progress(label: str, *, quiet: bool = False) -> Iterator[Bar]:
     """Show how far something is: a bar with rate and time left on a terminal, nothing elsewhere."""
+    with bars(quiet=quiet) as more:
+        yield more(label)
+
+
+@contextlib.contextmanager
+def bars(*, quiet: bool = False) -> Iterator[Callable[[str], Bar]]:
+    """Show how far several things are, from any thread: a bar for each label, made when it first
+    moves and gone when it is full.
+    """
     if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda label: lambda done, total: None
         return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
@@ -113,12 +123,19 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Bar]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as shown:
-        task = shown.add_task(safe(label), total=None)
 
-        def bar(done: int, total: int) -> None:
-            shown.update(task, completed=done, total=total)
+        def more(label: str) -> Bar:
+            task: list[TaskID] = []
 
-        yield bar
+            def bar(done: int, total: int) -> None:
+                if not task:
+                    task.append(shown.add_task(safe(label), total=None))
+                full = total > 0 and done >= total
+                shown.update(task[0], completed=done, total=total, visible=not full)
+
+            return bar
+
+        yield more
 
 
 def plain(value: Any) -> Any:
