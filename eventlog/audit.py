@@ -13,8 +13,8 @@ from eventlog.event import STATE, digest
 from eventlog.files import LOCAL, Store
 from eventlog.frame import HEAD, PREFIX, first_seq, read_head, to_events
 from eventlog.layout import SEALED, is_blob
-from eventlog.reader import WriterReader, listing, may_hold_events, sealed_segments
-from eventlog.seal import check_sealed
+from eventlog.reader import WriterReader, listing, may_hold_events
+from eventlog.sealed import check_sealed, sealed_segments
 from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader
 from eventlog.value import loads
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
-import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eventlog import frame as frames
+from eventlog import strip
 from eventlog.errors import FormatError
 from eventlog.event import Event
 from eventlog.files import LOCAL, Store
 from eventlog.layout import SEALED, SealedName, SegmentName, sealed_name, segment_name
-from eventlog.segment import Header, SegmentReader, Span, Verdict, check_format
+from eventlog.sealed import SealedFile, sealed_segments, whole_events
+from eventlog.segment import Header, SegmentReader, Span, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,101 +58,23 @@ def listing(folder: str, store: Store = LOCAL) -> Listing:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class SealedSegment:
-    """What a sealed file remembers of a segment it was made of."""
-
-    header: Header
-    next_seq: int
-    verdict: str
-    durable: int
-    lost_bytes: int = 0
-    detail: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> SealedSegment:
-        """Read what `to_json` gave; unknown fields are ignored."""
-        names = {field.name for field in dataclasses.fields(Header)}
-        header = Header(**{k: v for k, v in fields["header"].items() if k in names})
-        known = {field.name for field in dataclasses.fields(cls)} - {"header"}
-        return cls(header, **{k: v for k, v in fields.items() if k in known})
-
-
-def sealed_segments(path: str, store: Store = LOCAL) -> list[SealedSegment]:
-    """Return what a sealed file says of the segments it was made of.
-
-    Raises
-    ------
-    FormatError
-        If it is no sealed file of a version this package reads, or damaged.
-    """
-    with open_parquet(path, store) as parquet:
-        return _parse_sealed(parquet, path)
-
-
-def _parse_sealed(parquet: Any, path: str) -> list[SealedSegment]:
-    meta = parquet.metadata.metadata or {}
-    try:
-        check_format(meta[b"eventlog.format"].decode())
-        text = meta[b"eventlog.segments"] + meta[b"eventlog.groups"]
-        if zlib.crc32(text) != int(meta[b"eventlog.crc32"], 16):
-            raise FormatError(
-                "the metadata of a sealed file is damaged: its checksum does not hold"
-            )
-        return [SealedSegment.from_json(x) for x in json.loads(meta[b"eventlog.segments"])]
-    except FormatError as error:
-        raise FormatError(error.what, on=path, hint=error.hint) from None
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise FormatError(f"this is no sealed file of an event log ({error!r})", on=path) from error
-
-
-def open_parquet(path: str, store: Store) -> Any:
-    """Open a sealed file (a `pyarrow.parquet.ParquetFile`) whose pages are checked when read.
-
-    Raises
-    ------
-    FormatError
-        If it is no Parquet file, or its end is damaged.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    file = store.open(path)
-    try:
-        if file.read(4) != b"PAR1":  # libraries look at the one at the end only
-            raise OSError(22, "its first bytes are not those of a Parquet file")
-        # Without threads of Arrow: one that is left over by a failed read aborts the interpreter.
-        return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        file.close()
-        raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
-
-
-def sealed_groups(parquet: Any, path: str) -> list[tuple[int, int, int, int]]:
-    """Return rows, first seq, last seq and fingerprint of each row group of a sealed file.
-
-    Raises
-    ------
-    FormatError
-        If its metadata are damaged.
-    """
-    _parse_sealed(parquet, path)
-    try:
-        groups = json.loads(parquet.metadata.metadata[b"eventlog.groups"])
-        found = [(int(n), int(first), int(last), int(crc)) for n, first, last, crc in groups]
-    except (KeyError, ValueError, TypeError) as error:
-        raise FormatError(f"this is no sealed file of an event log ({error!r})", on=path) from error
-    if len(found) != parquet.num_row_groups:
-        raise FormatError("a sealed file has not the row groups that were sealed", on=path)
-    return found
-
-
 def span_table(span: Span, reader: SegmentReader) -> pa.Table:
     """Return the rows of a span.
+
+    Raises
+    ------
+    FormatError
+        If its frames, whole by their checksums, are not what the format says.
+    """
+    import pyarrow as pa
+
+    return pa.Table.from_arrays(span_columns(span, reader), schema=frames.schema())
+
+
+def span_columns(
+    span: Span, reader: SegmentReader, *, dictionaries: bool = False
+) -> list[pa.Array]:
+    """Return the columns of a span; `dictionaries` allows `key`, `kind` and `type` to be such.
 
     Raises
     ------
@@ -162,18 +84,26 @@ def span_table(span: Span, reader: SegmentReader) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 
-    try:
-        buffer = pa.py_buffer(b"".join((reader.header_bytes, span.data)))
-        table = pa.ipc.open_stream(buffer).read_all().combine_chunks().replace_schema_metadata()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise FormatError(f"a frame is no valid Arrow message ({error})", on=reader.path) from error
-    seqs = table.column(0).to_numpy()
+    found = None
+    if span.size:
+        rows = span.rows // span.count
+        found = strip.columns(span.data, span.size, rows, dictionaries=dictionaries)
+    if found is None:
+        try:
+            buffer = pa.py_buffer(b"".join((reader.header_bytes, span.data)))
+            table = pa.ipc.open_stream(buffer).read_all().combine_chunks()
+            table.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise FormatError(
+                f"a frame is no valid Arrow message ({error})", on=reader.path
+            ) from error
+        found = [column.chunk(0) for column in table.columns]
+    seqs = found[0].to_numpy()
     steps = np.diff(seqs)
     last = span.first_seq + span.count - 1
     if seqs[0] != span.first_seq or seqs[-1] != last or not ((steps == 0) | (steps == 1)).all():
         raise FormatError("the events of a segment do not follow each other", on=reader.path)
-    return table
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,30 +300,18 @@ class WriterReader:
                 self._faults[path] = f"{name}: {verdict.detail}"
 
     def _read_sealed(self, path: str) -> Iterator[pa.Table]:
-        import pyarrow as pa
-        import pyarrow.compute as pc
+        names = frames.schema().names
 
-        with open_parquet(path, self._store) as parquet:
-            groups = sealed_groups(parquet, path)
-            names = frames.schema().names
-            held: pa.Table | None = None
-            try:
-                for group in range(parquet.num_row_groups):
-                    if groups[group][2] < self.next_seq:
-                        continue
-                    rows = parquet.read_row_group(
-                        group, columns=[*names, "writer"], use_threads=False
-                    )
-                    rows = rows.filter(pc.equal(rows.column("writer"), self.writer)).select(names)
-                    rows = rows.cast(frames.schema())
-                    held = rows if held is None else pa.concat_tables([held, rows])
-                    if group + 1 < parquet.num_row_groups:
-                        whole, held = _cut(held)
-                        yield from self._taken(whole)
-                if held is not None:
-                    yield from self._taken(held)
-            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
+        with SealedFile(path, self._store) as file:
+
+            def rows() -> Iterator[pa.Table]:
+                for group, (_rows, _first, last, _crc) in enumerate(file.groups):
+                    if last >= self.next_seq:
+                        found = file.rows(group, [*names, "writer"])
+                        yield _of_writer(found, self.writer).select(names).cast(frames.schema())
+
+            for table in whole_events(rows()):
+                yield from self._taken(table)
 
     def _taken(self, table: pa.Table) -> Iterator[pa.Table]:
         table = self._from_next(table.combine_chunks())
@@ -408,13 +326,14 @@ class WriterReader:
         return table.slice(int(np.searchsorted(table.column(0).to_numpy(), self.next_seq)))
 
 
-def _cut(table: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Split off the last event, which the next row group may continue."""
-    import numpy as np
+def _of_writer(table: pa.Table, writer: str) -> pa.Table:
+    """Return the rows of one writer."""
+    import pyarrow.compute as pc
 
-    seqs = table.column(0).to_numpy()
-    at = int(np.searchsorted(seqs, seqs[-1])) if len(seqs) else 0
-    return table.slice(0, at), table.slice(at)
+    column = table.column("writer").combine_chunks()
+    if column.dictionary.to_pylist() == [writer]:
+        return table
+    return table.filter(pc.equal(column.cast("utf8"), writer))
 
 
 def headers(folder: str, store: Store = LOCAL) -> dict[str, list[Header]]:

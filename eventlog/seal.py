@@ -2,55 +2,33 @@
 
 A segment may be sealed when nothing can be appended to it any more: it has an end of stream, or a
 successor, or its writer is provably gone (`eventlog.identity.provably_gone`), or the caller says
-so. The Parquet file is put in place whole and read back before a segment is removed; a segment
-with anything but whole frames is kept beside it, bytes and all. Killed at any moment, sealing
-leaves a folder that reads the same, and goes on when it is called again.
-
-Sealed files hold the columns ``run_id`` and ``writer`` behind the journal's own, so that files
-of many runs can be read, or compacted, as one table. The key-value metadata has
-
-================  =============================================================================
-eventlog.format   ``1.0``
-eventlog.segments what each segment's header and verdict were: a JSON array
-eventlog.groups   a JSON array, per row group [rows, first seq, last seq, `fingerprint`]
-eventlog.crc32    the CRC-32 of the text of the two before, eight hexadecimal digits
-================  =============================================================================
+so. Each segment is read once, on its way into the file (`eventlog.sealed`), which is put in place
+whole and read back before a segment is removed; a segment with anything but whole frames is kept
+beside it, bytes and all. Killed at any moment, sealing leaves a folder that reads the same, and
+goes on when it is called again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import json
 import os
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eventlog import frame as frames
-from eventlog.errors import FormatError, IntegrityError
-from eventlog.files import LOCAL, TEMPORARY, Files, Store
+from eventlog.errors import FormatError
+from eventlog.files import LOCAL, TEMPORARY, Files
+from eventlog.fingerprint import fingerprint
 from eventlog.identity import provably_gone
 from eventlog.layout import SEALED, SealedName, SegmentName
-from eventlog.reader import (
-    SealedSegment,
-    listing,
-    open_parquet,
-    sealed_groups,
-    sealed_segments,
-    span_table,
-)
-from eventlog.segment import FORMAT, OPEN, WHOLE, SegmentReader
+from eventlog.reader import listing, span_columns, span_table
+from eventlog.sealed import SealedSegment, SealedWriter, sealed_segments, sync, with_origin
+from eventlog.segment import OPEN, WHOLE, SegmentReader, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Rows of a row group: about 20,000 events of six metrics, some megabytes in memory.
-GROUP_ROWS = 131_072
-#: A row group of large values ends when it has grown beyond so many bytes.
-GROUP_BYTES = 64 * 2**20
 #: A temporary file untouched for so many seconds was left by a process that died.
 STALE_SECONDS = 24 * 3600
 
@@ -101,13 +79,19 @@ def seal(
         if limit_bytes is not None and _size(folder, closed, files) > limit_bytes:
             continue
         done = _sealed_parts(folder, name, files)
-        for group in _consecutive(folder, [n for n in closed if n not in done], files):
+        todo = [segment for segment in closed if segment not in done]
+        while todo:
+            before = len(todo)
             try:
-                out = _add(out, _seal_group(folder, group, files))
+                with _Group(folder, name, files) as group:
+                    todo = group.take(todo)
+                    out = _add(out, group.finish())
             except FileNotFoundError:
                 # Another process seals the same segments, and was quicker: all is well.
-                if all(files.exists(scanned.path) for scanned in group):
+                if all(files.exists(os.path.join(folder, str(segment))) for segment in todo):
                     raise
+                todo = [n for n in todo if files.exists(os.path.join(folder, str(n)))]
+            assert len(todo) < before
         repeated = [segment for segment in closed if segment in done]
         if repeated:
             _settle(folder, name, files)
@@ -151,83 +135,162 @@ def _is_closed(path: str, files: Files) -> bool:
     except (OSError, FormatError):
         return False
     # A live segment whose last value ends in the same bytes must not be taken for a closed one.
-    scanned = _scan(path, files)
-    return scanned is not None and scanned.part.verdict == WHOLE
+    part = _scan(path, files)
+    return part is not None and part.verdict == WHOLE
 
 
-@dataclasses.dataclass(frozen=True)
-class _Scanned:
-    path: str
-    part: SealedSegment
-
-
-def _consecutive(folder: str, closed: list[SegmentName], files: Files) -> list[list[_Scanned]]:
-    """Scan closed segments and group those whose events follow each other without a gap."""
-    groups: list[list[_Scanned]] = []
-    for name in closed:
-        scanned = _scan(os.path.join(folder, str(name)), files)
-        if scanned is None or scanned.part.next_seq == scanned.part.header.first_seq:
-            continue
-        if groups and groups[-1][-1].part.next_seq >= scanned.part.header.first_seq:
-            groups[-1].append(scanned)
-        else:
-            groups.append([scanned])
-    return groups
-
-
-def _scan(path: str, files: Files) -> _Scanned | None:
+def _scan(path: str, files: Files) -> SealedSegment | None:
+    """Read a segment to its end; None if it is none."""
     try:
         with SegmentReader(path, files) as reader:
             for _ in reader.spans():
                 pass
-            verdict = reader.verdict
-            if verdict is None:
-                return None
-            return _Scanned(
-                path,
-                SealedSegment(
-                    reader.header,
-                    verdict.next_seq,
-                    verdict.word,
-                    verdict.durable,
-                    verdict.lost_bytes,
-                    verdict.detail,
-                ),
-            )
+            return None if reader.verdict is None else _remembered(reader, reader.verdict)
     except (OSError, FormatError):
         return None
 
 
-def _seal_group(folder: str, group: list[_Scanned], files: Files) -> Sealed:
-    writer = group[0].part.header.writer
-    first = _first_unsealed(folder, writer, group[0].part.header.first_seq, files)
-    last = max(scanned.part.next_seq for scanned in group) - 1
-    if first > last or not _agree(group, files):
-        return Sealed(kept=tuple(os.path.basename(scanned.path) for scanned in group))
-    name = SealedName(writer, first, last)
-    place = os.path.join(folder, SEALED)
-    path = os.path.join(place, str(name))
-    made: tuple[str, ...] = ()
-    rows = 0
-    if not files.exists(path):
-        files.make_folder(place)
-        _clear(place, files)
+def _remembered(reader: SegmentReader, verdict: Verdict) -> SealedSegment:
+    return SealedSegment(
+        reader.header,
+        verdict.next_seq,
+        verdict.word,
+        verdict.durable,
+        verdict.lost_bytes,
+        verdict.detail,
+    )
 
-        def unsealed() -> bool:
-            return _first_unsealed(folder, writer, first, files) == first
 
-        rows = _write(path, group, first, unsealed, files)
-        if not rows:  # another process was quicker; the next call goes on from there
-            return Sealed()
-        made = (str(name),)
-    else:
-        _settle(folder, writer, files)
-    out = Sealed(made, last - first + 1 if made else 0, rows)
-    for scanned in group:
-        header = scanned.part.header
-        segment = SegmentName(header.writer, header.segment)
-        out = _add(out, _remove_sealed(folder, segment, scanned.part, files))
-    return out
+@dataclasses.dataclass(frozen=True)
+class _Taken:
+    """A segment whose rows are in the file: what was read, and of which state of the file."""
+
+    path: str
+    part: SealedSegment
+    state: tuple[int, float]
+
+
+class _Group:
+    """Segments of a writer whose events follow each other without a gap: one sealed file."""
+
+    def __init__(self, folder: str, writer: str, files: Files) -> None:
+        self._folder, self._writer, self._files = folder, writer, files
+        self._place = os.path.join(folder, SEALED)
+        self._taken: list[_Taken] = []
+        self._disagree = self._writing = False
+        self._out: SealedWriter | None = None
+        self._first = 0  # the first seq of the file
+        self._next = 0  # the seq behind what the group holds
+
+    def __enter__(self) -> _Group:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._out is not None:
+            self._out.close()
+
+    def take(self, names: list[SegmentName]) -> list[SegmentName]:
+        """Put the rows of as many segments as follow each other into a file; return the others."""
+        for i, name in enumerate(names):
+            path = os.path.join(self._folder, str(name))
+            try:
+                state = self._files.size(path), self._files.modified(path)
+                with SegmentReader(path, self._files) as reader:
+                    if self._taken and reader.header.first_seq > self._next:
+                        return names[i:]
+                    part = self._read(path, reader)
+            except FormatError:
+                continue
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) or self._writing:
+                    raise
+                continue
+            if part.next_seq > part.header.first_seq:
+                self._taken.append(_Taken(path, part, state))
+        return []
+
+    def _read(self, path: str, reader: SegmentReader) -> SealedSegment:
+        first = reader.header.first_seq
+        if self._taken and first < self._next:
+            again = _scan(path, self._files)
+            last = self._next if again is None else min(self._next, again.next_seq)
+            self._disagree |= not self._agrees(path, first, last)
+        if not self._taken:
+            self._first = _first_unsealed(self._folder, self._writer, first, self._files)
+            self._next = first
+        seq = max(self._first, self._next)
+        for span in reader.spans():
+            self._next = max(self._next, span.first_seq + span.count)
+            if self._next <= seq or self._disagree:
+                continue
+            columns = span_columns(span, reader, dictionaries=True)
+            table = with_origin(columns, reader.header.run, self._writer)
+            if span.first_seq < seq:
+                table = table.slice(_at(table, seq))
+            self._writing = True  # an error is the file's from here, and not the segment's
+            self._file().add(table)
+            self._writing = False
+            seq = self._next
+        assert reader.verdict is not None
+        return _remembered(reader, reader.verdict)
+
+    def _file(self) -> SealedWriter:
+        if self._out is None:
+            self._files.make_folder(self._place)
+            _clear(self._place, self._files)
+            self._out = SealedWriter(self._place, self._files)
+        return self._out
+
+    def _agrees(self, path: str, first: int, last: int) -> bool:
+        """Return whether events that the segment before this one holds too are equal: if they
+        differ, both segments are evidence.
+        """
+        if first >= last:
+            return True
+        prints = [
+            _fingerprint_of(p, first, last, self._files) for p in (self._taken[-1].path, path)
+        ]
+        return None in prints or prints[0] == prints[1]
+
+    def finish(self) -> Sealed:
+        """Put the file in place, then remove the segments that it repeats to the last byte."""
+        kept = tuple(os.path.basename(taken.path) for taken in self._taken)
+        first, last = self._first, self._next - 1
+        if not self._taken or first > last or self._disagree:
+            return Sealed(kept=kept)
+        name = SealedName(self._writer, first, last)
+        path = os.path.join(self._place, str(name))
+        if self._files.exists(path):
+            _settle(self._folder, self._writer, self._files)
+            out = Sealed()
+        else:
+            parts = [taken.part for taken in self._taken]
+            if not self._file().finish(path, parts, wanted=self._still_unsealed):
+                return Sealed()  # another process was quicker; the next call goes on from there
+            out = Sealed((str(name),), last - first + 1, self._file().rows)
+        for taken in self._taken:
+            out = _add(out, self._remove(taken))
+        return out
+
+    def _still_unsealed(self) -> bool:
+        first = self._first
+        return _first_unsealed(self._folder, self._writer, first, self._files) == first
+
+    def _remove(self, taken: _Taken) -> Sealed:
+        header = taken.part.header
+        name = SegmentName(header.writer, header.segment)
+        with contextlib.suppress(OSError):
+            state = self._files.size(taken.path), self._files.modified(taken.path)
+            if state == taken.state and os.path.basename(taken.path) == str(name):
+                return _remove(taken.path, taken.part, self._files)
+        return _remove_sealed(self._folder, name, taken.part, self._files)
+
+
+def _at(table: pa.Table, seq: int) -> int:
+    """Return the first row of an event."""
+    import numpy as np
+
+    return int(np.searchsorted(table.column("seq").to_numpy(), seq))
 
 
 def _first_unsealed(folder: str, writer: str, first: int, files: Files) -> int:
@@ -240,36 +303,21 @@ def _first_unsealed(folder: str, writer: str, first: int, files: Files) -> int:
     return first
 
 
-def _agree(group: list[_Scanned], files: Files) -> bool:
-    """Return whether events that two segments of a group hold are equal: if they differ, both
-    segments are evidence.
-    """
-    end = group[0].part.next_seq
-    for one, other in itertools.pairwise(group):
-        first = other.part.header.first_seq
-        last = min(end, other.part.next_seq)
-        if first < last:
-            prints = [_fingerprint_of(s, first, last, files) for s in (one, other)]
-            if None not in prints and prints[0] != prints[1]:
-                return False
-        end = max(end, other.part.next_seq)
-    return True
-
-
-def _fingerprint_of(scanned: _Scanned, first: int, last: int, files: Files) -> int | None:
+def _fingerprint_of(path: str, first: int, last: int, files: Files) -> int | None:
     """Return the fingerprint of some events of a segment; None if it does not hold them all."""
-    import numpy as np
     import pyarrow as pa
 
-    if scanned.part.header.first_seq > first or scanned.part.next_seq < last:
-        return None
     parts = []
-    with SegmentReader(scanned.path, files) as reader:
+    with SegmentReader(path, files) as reader:
+        if reader.header.first_seq > first:
+            return None
         for span in reader.spans():
             if span.first_seq < last and span.first_seq + span.count > first:
                 table = span_table(span, reader)
-                ends = np.searchsorted(table.column(0).to_numpy(), [first, last])
-                parts.append(table.slice(int(ends[0]), int(ends[1] - ends[0])))
+                start = _at(table, first)
+                parts.append(table.slice(start, _at(table, last) - start))
+        if reader.verdict is None or reader.verdict.next_seq < last:
+            return None
     return fingerprint(pa.concat_tables(parts).combine_chunks())
 
 
@@ -301,7 +349,7 @@ def _settle(folder: str, writer: str, files: Files) -> None:
     """
     place = os.path.join(folder, SEALED)
     for name in listing(folder, files).sealed.get(writer, ()):
-        _sync(os.path.join(place, str(name)), files)
+        sync(os.path.join(place, str(name)), files)
     files.sync_folder(place)
     files.sync_folder(folder)
 
@@ -309,212 +357,15 @@ def _settle(folder: str, writer: str, files: Files) -> None:
 def _remove_sealed(folder: str, segment: SegmentName, part: SealedSegment, files: Files) -> Sealed:
     """Remove a segment that a sealed file repeats to the last byte; keep it otherwise."""
     path = os.path.join(folder, str(segment))
-    again = _scan(path, files)
-    if again is None or again.part != part or part.verdict not in (WHOLE, OPEN):
+    if _scan(path, files) != part:
         return Sealed(kept=(str(segment),)) if files.exists(path) else Sealed()
+    return _remove(path, part, files)
+
+
+def _remove(path: str, part: SealedSegment, files: Files) -> Sealed:
+    if part.verdict not in (WHOLE, OPEN):
+        return Sealed(kept=(os.path.basename(path),))
     with contextlib.suppress(FileNotFoundError):
         files.remove(path)
         return Sealed(removed=1)
     return Sealed()
-
-
-def _write(
-    path: str, group: list[_Scanned], first: int, wanted: Callable[[], bool], files: Files
-) -> int:
-    """Write, sync, check and put in place; return the number of rows, 0 if it is not `wanted`
-    any more.
-    """
-    part = os.path.join(os.path.dirname(path), f"{TEMPORARY}{os.urandom(8).hex()}")
-    try:
-        rows, prints = _write_rows(part, group, first, files)
-        _sync(part, files)
-        if prints != _groups_in(part, files):
-            raise IntegrityError("a sealed file did not read back as it was written", on=path)
-        if not wanted():
-            files.remove(part)
-            return 0
-        files.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            files.remove(part)
-        raise
-    place = os.path.dirname(path)
-    files.sync_folder(place)
-    files.sync_folder(os.path.dirname(place))  # its own name, too: segments are removed next
-    return rows
-
-
-def _sync(path: str, files: Files) -> None:
-    fd = files.open_again(path)
-    try:
-        files.sync(fd)
-    finally:
-        files.close(fd)
-
-
-def sealed_schema() -> pa.Schema:
-    """Return the schema of sealed files, without its metadata."""
-    import pyarrow as pa
-
-    # Not `run`: the folder `run=...` already gives readers of hive partitions a column of that name.
-    run = pa.field("run_id", pa.utf8(), nullable=False)
-    writer = pa.field("writer", pa.utf8(), nullable=False)
-    return pa.schema([*frames.schema(), run, writer])
-
-
-def _write_rows(
-    path: str, group: list[_Scanned], first: int, files: Files
-) -> tuple[int, list[Group]]:
-    """Write the rows; return their number, and what there is to remember of each row group."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    header = group[0].part.header
-    schema = sealed_schema()
-    rows = 0
-    prints: list[Group] = []
-    fd = files.create(path)
-    with os.fdopen(fd, "wb") as file, pq.ParquetWriter(file, schema, **_PARQUET) as out:
-        held: list[pa.Table] = []
-        for table in itertools.chain(_rows_of(group, first, files), (None,)):
-            if table is not None:
-                held.append(_with_origin(table, header.run, header.writer, schema))
-            if held and (table is None or _is_full(held)):
-                whole = pa.concat_tables(held).combine_chunks()
-                out.write_table(whole, row_group_size=whole.num_rows)
-                prints.append(_group_of(whole))
-                rows += whole.num_rows
-                held = []
-        out.add_key_value_metadata(_metadata(group, prints))
-    return rows, prints
-
-
-def _is_full(tables: list[pa.Table]) -> bool:
-    rows, size = sum(t.num_rows for t in tables), sum(t.nbytes for t in tables)
-    return bool(rows >= GROUP_ROWS or size >= GROUP_BYTES)
-
-
-def _metadata(group: list[_Scanned], prints: list[Group]) -> dict[str, str]:
-    segments = json.dumps([scanned.part.to_json() for scanned in group], sort_keys=True)
-    groups = json.dumps(prints)
-    return {
-        "eventlog.format": FORMAT,
-        "eventlog.segments": segments,
-        "eventlog.groups": groups,
-        "eventlog.crc32": f"{zlib.crc32((segments + groups).encode()):08x}",
-    }
-
-
-#: Encodings by what they were measured to save; page checksums find flipped bits.
-_PARQUET: dict[str, Any] = {
-    "compression": "zstd",
-    "use_dictionary": ["key", "kind", "type", "run_id", "writer"],
-    "column_encoding": {
-        "seq": "DELTA_BINARY_PACKED",
-        "time": "DELTA_BINARY_PACKED",
-        "step": "DELTA_BINARY_PACKED",
-        "num": "BYTE_STREAM_SPLIT",
-    },
-    "write_page_checksum": True,
-    # No page index: nothing would notice a flipped bit in it, and other engines skip rows by it.
-    "write_page_index": False,
-    # What other engines may skip row groups by. No checksum of Parquet covers statistics, and
-    # pyarrow can abort the process over damaged ones: none but these, and ours are not read.
-    "write_statistics": ["seq", "time", "step", "key", "run_id", "writer"],
-    "version": "2.6",
-}
-
-
-def _rows_of(group: list[_Scanned], seq: int, files: Files) -> Iterator[pa.Table]:
-    """Yield the rows of all segments from `seq` on in order, each event once."""
-    import numpy as np
-
-    for scanned in group:
-        with SegmentReader(scanned.path, files) as reader:
-            for span in reader.spans():
-                if span.first_seq + span.count <= seq:
-                    continue
-                table = span_table(span, reader)
-                yield table.slice(int(np.searchsorted(table.column(0).to_numpy(), seq)))
-                seq = span.first_seq + span.count
-
-
-def _with_origin(table: pa.Table, run: str, writer: str, schema: pa.Schema) -> pa.Table:
-    import pyarrow as pa
-
-    count = table.num_rows
-    columns = [
-        *table.columns,
-        pa.repeat(pa.scalar(run), count),
-        pa.repeat(pa.scalar(writer), count),
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def fingerprint(table: pa.Table) -> int:
-    """Return the CRC-32 of a row group, the same for equal rows however they lie in memory.
-
-    It covers, one after the other: the number of rows in decimal; then for each column in the
-    schema's order which rows are null (one bit a row, the first row the highest bit of the first
-    byte), and for numbers the 64 bits of each (0 where null), for text and bytes the length of
-    each as int32 (-1 where null) and all bytes; little-endian.
-    """
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    check = zlib.crc32(str(table.num_rows).encode())
-    for column in table.combine_chunks().columns:
-        array = column.chunk(0) if column.num_chunks else pa.array([], column.type)
-        missing = array.is_null().to_numpy(zero_copy_only=False)
-        check = zlib.crc32(np.packbits(missing).tobytes(), check)
-        if pa.types.is_primitive(array.type):
-            numbers = np.frombuffer(array.buffers()[1], dtype=np.uint64)
-            bits = numbers[array.offset : array.offset + len(array)]
-            check = zlib.crc32(np.where(missing, np.uint64(0), bits).tobytes(), check)
-        else:
-            lengths = pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False)
-            offsets = np.frombuffer(array.buffers()[1], dtype=np.int32)
-            start, stop = offsets[array.offset], offsets[array.offset + len(array)]
-            data = array.buffers()[2]
-            text = b"" if data is None else memoryview(data)[start:stop]
-            check = zlib.crc32(text, zlib.crc32(lengths.tobytes(), check))
-    return check
-
-
-#: Rows, first seq, last seq and fingerprint of a row group.
-Group = tuple[int, int, int, int]
-
-
-def _group_of(table: pa.Table) -> Group:
-    seqs = table.column("seq")
-    return table.num_rows, seqs[0].as_py(), seqs[-1].as_py(), fingerprint(table)
-
-
-def _groups_in(path: str, store: Store) -> list[Group]:
-    """Read a sealed file back, with its page checksums."""
-    with open_parquet(path, store) as parquet:
-        count = parquet.num_row_groups
-        return [
-            _group_of(parquet.read_row_group(group, use_threads=False)) for group in range(count)
-        ]
-
-
-def check_sealed(path: str, store: Store = LOCAL) -> None:
-    """Read every byte of a sealed file's rows.
-
-    Raises
-    ------
-    FormatError
-        If they are not those that were sealed.
-    """
-    import pyarrow as pa
-
-    try:
-        with open_parquet(path, store) as parquet:
-            told = sealed_groups(parquet, path)
-        found = _groups_in(path, store)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
-    if found != told:
-        raise FormatError("the rows of a sealed file are not those that were sealed", on=path)

@@ -40,6 +40,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from eventlog import frame as frames
+from eventlog import strip
 from eventlog.errors import FormatError, UsageError
 from eventlog.files import LOCAL, Files, Store
 from eventlog.layout import SegmentName, is_writer
@@ -52,6 +53,10 @@ _MAJOR = 1
 _MARK = b"@crc32:"
 _MAX_HEADER = 2**20
 _CHUNK = 4 * 2**20
+#: Of so many islands of valid frames behind damage a verdict tells.
+_ISLANDS = 1000
+#: So many bytes that turn out to be no frame are checked behind damage before it gives up.
+_PATIENCE = 2**30
 
 WHOLE, OPEN, TORN, DAMAGED, FOREIGN = "whole", "open", "torn", "damaged", "foreign"
 
@@ -266,12 +271,30 @@ class SegmentWriter:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Whole, checked frames that follow each other: `data` is their bytes."""
+    """Whole, checked frames that follow each other: `data` is their bytes.
+
+    `durable` is the highest durable mark among them. `size` is the size of each if they are all
+    of one shape (`eventlog.strip`), else 0.
+    """
 
     data: memoryview
     first_seq: int
     count: int
     rows: int
+    durable: int = 0
+    size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Island:
+    """Valid frames behind bad bytes, one right behind the other, with seqs that follow.
+
+    `first` and `last` are the seqs of the first and the last, `offset` is where it begins.
+    """
+
+    offset: int
+    first: int
+    last: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,7 +314,8 @@ class Verdict:
     lost_bytes:
         Bytes that belong to no frame that was recovered.
     later:
-        Frames behind the damage that are valid, as (offset, seq): listed, never recovered.
+        Valid frames behind the damage, at most the first thousand islands of them: listed, never
+        recovered here (`eventlog.salvage` does).
     detail:
         One sentence for people.
     """
@@ -301,7 +325,7 @@ class Verdict:
     next_seq: int
     durable: int = 0
     lost_bytes: int = 0
-    later: tuple[tuple[int, int], ...] = ()
+    later: tuple[Island, ...] = ()
     detail: str = ""
 
 
@@ -345,32 +369,58 @@ class SegmentReader:
         held = b""
         while True:
             chunk = self._file.read(_CHUNK)
-            held += chunk
-            view = memoryview(held)
-            at, count, rows = 0, 0, 0
-            while (head := self._frame(view, at, seq + count)) is not None:
-                at += head.size
-                count += 1
-                rows += head.rows
-                durable = max(durable, head.durable)
-            if count:
-                yield Span(view[:at], seq, count, rows)
+            held = held + chunk if held else chunk
+            at = 0
+            for span in self._whole(memoryview(held), 0, seq):
+                yield span
+                at += len(span.data)
+                seq += span.count
+                durable = max(durable, span.durable)
             offset += at
-            seq += count
             rest = held[at:]
             if not chunk or self._is_bad(rest):
                 self.verdict = self._judge(rest, offset, seq, durable)
                 return
             held = rest
 
-    def _frame(self, view: memoryview, at: int, seq: int) -> frames.Head | None:
-        head = frames.read_head(view[at : at + frames.HEAD])
-        if head is None or len(view) - at < head.size:
-            return None
+    def islands(self) -> Iterator[tuple[int, Span]]:
+        """Yield, once the verdict is ``damaged``, every span of valid frames behind the damage with
+        its offset in the file. Their seqs follow within a span, and may do anything between two.
+        """
+        assert self.verdict is not None
+        self._file.seek(self.verdict.offset)
+        yield from self._behind(self._file.read(_CHUNK), self.verdict.offset)
+
+    def _whole(self, view: memoryview, at: int, seq: int) -> Iterator[Span]:
+        """Yield the whole frames that begin at `at` with `seq`: strips, and what lies between."""
+        start, first, rows, durable = at, seq, 0, 0
+        while (head := frames.read_head(view[at : at + frames.HEAD])) is not None:
+            many = 0
+            if _repeats(view, at, head.size):
+                many, mark = strip.alike(view, at, head.size, seq, self._seed)
+                if many >= strip.SHORTEST:
+                    if at > start:
+                        yield Span(view[start:at], first, seq - first, rows, durable)
+                    stop = at + many * head.size
+                    yield Span(view[at:stop], seq, many, many * head.rows, mark, head.size)
+                    at = start = stop
+                    seq += many
+                    first, rows, durable = seq, 0, 0
+                    continue
+            if not self._holds(view, at, head, seq):
+                break
+            at += head.size
+            seq += 1
+            rows += head.rows
+            durable = max(durable, head.durable)
+        if at > start:
+            yield Span(view[start:at], first, seq - first, rows, durable)
+
+    def _holds(self, view: memoryview, at: int, head: frames.Head, seq: int) -> bool:
         frame = view[at : at + head.size]
-        if frames.checksum(frame, self._seed) != head.crc or frames.first_seq(frame) != seq:
-            return None
-        return head
+        if len(frame) < head.size or frames.first_seq(frame) != seq:
+            return False
+        return frames.checksum(frame, self._seed) == head.crc
 
     def _is_bad(self, rest: bytes) -> bool:
         """Return whether more bytes cannot turn `rest` into a frame."""
@@ -384,45 +434,70 @@ class SegmentReader:
             return Verdict(WHOLE, offset, seq, durable)
         if not rest:
             return Verdict(OPEN, offset, seq, durable)
-        later, size, mark = self._behind(rest, offset)
-        durable = max(durable, mark)
-        if not later:
-            detail = f"{size} bytes at its end are no whole frame"
+        found: list[Island] = []
+        count = 0
+        for at, span in self._behind(rest, offset):
+            count += span.count
+            durable = max(durable, span.durable)
+            if len(found) < _ISLANDS:
+                found.append(Island(at, span.first_seq, span.first_seq + span.count - 1))
+        size = self._file.tell() - offset
+        if not count:
+            detail = f"{size} bytes at its end, from offset {offset}, are no whole frame"
             return Verdict(TORN, offset, seq, durable, size, detail=detail)
-        detail = f"bad bytes at offset {offset}, {len(later)} valid frames behind them"
-        return Verdict(DAMAGED, offset, seq, durable, size, tuple(later), detail)
+        detail = f"bad bytes at offset {offset}, {count} valid frames behind them"
+        return Verdict(DAMAGED, offset, seq, durable, size, tuple(_joined(found)), detail)
 
-    def _behind(self, rest: bytes, offset: int) -> tuple[list[tuple[int, int]], int, int]:
+    def _behind(self, rest: bytes, offset: int) -> Iterator[tuple[int, Span]]:
         """Look for valid frames behind bad bytes, at each place where a frame could start."""
-        later: list[tuple[int, int]] = []
-        mark, base, held = 0, offset, rest
-        at = 1
+        base, held, at = offset, rest, 1
+        budget = _PATIENCE
         while True:
             more = self._file.read(_CHUNK)
             held += more
             view = memoryview(held)
-            while (at := held.find(frames.CONTINUATION, at)) >= 0:
+            while (at := held.find(frames.PREFIX, at)) >= 0:
                 head = frames.read_head(view[at : at + frames.HEAD])
-                if head is None:
-                    if len(held) - at < frames.HEAD and more:
-                        break
+                short = len(held) - at < (head.size if head is not None else frames.HEAD)
+                if short and more:
+                    break
+                if head is None or short:
                     at += 1
                     continue
-                if len(held) - at < head.size:
-                    if more:
-                        break
-                    at += 1
-                    continue
-                frame = view[at : at + head.size]
-                if frames.checksum(frame, self._seed) == head.crc:
-                    later.append((base + at, frames.first_seq(frame)))
-                    mark = max(mark, head.durable)
-                    at += head.size
-                else:
-                    at += 1
+                # Heads that lie about 16 MiB each must not make this take hours.
+                budget -= head.size
+                begun, seq = at, frames.first_seq(view[at:])
+                if budget >= 0:
+                    for span in self._whole(view, at, seq):
+                        yield base + at, span
+                        at += len(span.data)
+                        budget += len(span.data)
+                at += at == begun
             if not more:
-                return later, base + len(held) - offset, mark
-            keep = at if at >= 0 else max(len(held) - 3, 0)
+                return
+            keep = at if at >= 0 else max(len(held) - len(frames.PREFIX) + 1, 0)
             base += keep
             held = held[keep:]
             at = 0
+
+
+def _repeats(view: memoryview, at: int, size: int) -> bool:
+    """Return whether a strip may begin here: the next frame, and one further on, begin alike."""
+    last = at + (strip.SHORTEST - 1) * size
+    if len(view) < last + size:
+        return False
+    one = view[at : at + strip.HEAD]
+    return bool(
+        one == view[at + size : at + size + strip.HEAD] and one == view[last : last + strip.HEAD]
+    )
+
+
+def _joined(found: list[Island]) -> list[Island]:
+    """Put islands together whose seqs follow each other."""
+    out: list[Island] = []
+    for island in found:
+        if out and out[-1].last + 1 == island.first:
+            out[-1] = dataclasses.replace(out[-1], last=island.last)
+        else:
+            out.append(island)
+    return out

@@ -16,9 +16,10 @@ EVENTLOG = [
     {"errors"},
     {"value", "files", "layout", "options", "background"},
     {"event", "identity", "blobs", "table"},
-    {"frame", "backlog", "intake", "recorded", "provenance"},
-    {"segment", "shapes"},
-    {"chain"},
+    {"frame", "backlog", "intake", "recorded", "provenance", "fingerprint"},
+    {"strip", "shapes"},
+    {"segment"},
+    {"chain", "sealed"},
     {"commit"},
     {"journal", "reader", "runfile", "attempts", "home"},
     {"seal", "views", "glance", "resume", "catalog", "delivery"},
@@ -35,6 +36,7 @@ CAPTURE = {"errors", "value", "files", "layout", "event", "identity", "blobs", "
 CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "home", "seal"}
 CAPTURE |= {"options", "intake", "background", "shapes", "chain", "commit"}
 CAPTURE |= {"resume", "recorded", "provenance", "run", "start", "__init__"}
+CAPTURE |= {"strip", "sealed", "fingerprint"}
 
 
 def modules(package: str) -> dict[str, Path]:

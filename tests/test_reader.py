@@ -11,6 +11,7 @@ from eventlog.errors import FormatError
 from eventlog.files import Files
 from eventlog.reader import WriterReader, headers, listing
 from eventlog.seal import seal
+from eventlog.segment import Island
 from tests.helpers import event, header, put, read, same, segment_bytes, series, values_of, writer
 from tests.test_seal import segments
 
@@ -73,7 +74,7 @@ def test_events_behind_damage_are_not_recovered_in_silence(tmp_path):
     put(tmp_path, "w0-0.arrows", data[: ends[2]] + b"\0" + data[ends[2] + 1 :])
     reader = WriterReader(str(tmp_path), "w0", skip_missing=True)
     assert same(reader.events(), series(2))
-    assert reader.verdicts["w0-0.arrows"].later == ((ends[3], 3), (ends[4], 4))
+    assert reader.verdicts["w0-0.arrows"].later == (Island(ends[3], 3, 4),)
 
 
 def test_a_reader_goes_on_where_it_was_when_the_writer_does(tmp_path):

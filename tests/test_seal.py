@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from eventlog import frame as frames
-from eventlog.reader import WriterReader, listing, sealed_segments
+from eventlog.reader import WriterReader, listing
 from eventlog.seal import seal
+from eventlog.sealed import sealed_segments
 from tests.helpers import (
     Failing,
     event,
@@ -82,7 +83,7 @@ def test_sealed_rows_are_the_live_rows_to_the_bit(tmp_path):
 
 
 def test_row_groups_hold_whole_events_and_are_bounded_by_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("eventlog.seal.GROUP_BYTES", 2_000_000)
+    monkeypatch.setattr("eventlog.sealed.GROUP_BYTES", 2_000_000)
     monkeypatch.setattr("eventlog.segment._CHUNK", 500_000)
     events = [event(n, {"a": n, "x": b"z" * 100_000}, n) for n in range(60)]
     folder = segments(tmp_path, events)

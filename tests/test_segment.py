@@ -10,7 +10,7 @@ import pytest
 
 from eventlog import frame as frames
 from eventlog.errors import FormatError, UsageError
-from eventlog.segment import NotCreated, SegmentReader, SegmentWriter, read_header
+from eventlog.segment import Island, NotCreated, SegmentReader, SegmentWriter, read_header
 from tests.helpers import Bytes, Failing, event, header, plain, same, scan, segment_bytes, series
 
 EVENTS = series(6)
@@ -59,14 +59,15 @@ def test_a_hole_in_the_middle_is_damage_and_later_frames_are_listed(length):
     last_hit = next(i for i, end in enumerate(ENDS) if end >= at + length)
     assert verdict.word == "damaged"
     assert same(events, EVENTS[:2])
-    assert verdict.later == tuple((ENDS[n], n) for n in range(last_hit, 6))
+    later = (Island(ENDS[last_hit], last_hit, 5),) if last_hit < 6 else ()
+    assert verdict.later == later
     assert verdict.lost_bytes == len(DATA) - ENDS[2]
 
 
 def test_bytes_that_are_missing_in_the_middle_are_damage_too():
     events, verdict = scan(DATA[: ENDS[2] + 3] + DATA[ENDS[2] + 7 :])
     assert len(events) == 2
-    assert [seq for _at, seq in verdict.later] == [3, 4, 5]
+    assert [(i.first, i.last) for i in verdict.later] == [(3, 5)]
 
 
 def test_a_frame_that_is_missing_whole_is_damage():
@@ -129,7 +130,7 @@ def test_a_frame_larger_than_what_is_read_at_once_is_whole():
     assert [plain(e) for e in found] == [plain(e) for e in events]
     assert verdict.word == "whole"
     _found, verdict = scan(data[:3000] + b"?" + data[3001:])
-    assert [seq for _at, seq in verdict.later] == [1, 2]
+    assert [(i.first, i.last) for i in verdict.later] == [(1, 2)]
 
 
 def test_a_newer_major_version_is_refused_and_says_what_to_do():
