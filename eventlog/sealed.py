@@ -174,7 +174,11 @@ class SealedFile:
 
         try:
             names = None if columns is None else list(columns)
-            return self._parquet.read_row_group(group, columns=names, use_threads=False)
+            found = self._parquet.read_row_group(group, columns=names, use_threads=False)
+            for column in found.columns:
+                if pa.types.is_dictionary(column.type):
+                    column.validate(full=True)  # nothing else looks whether indices are in bounds
+            return found
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise FormatError(f"a sealed file cannot be read ({error})", on=self.path) from error
 

@@ -37,7 +37,8 @@ from eventlog.audit import verify
 from eventlog.errors import EventlogError, FormatError
 from eventlog.event import digest
 from eventlog.reader import WriterReader
-from eventlog.seal import check_sealed, seal
+from eventlog.seal import seal
+from eventlog.sealed import check_sealed
 from eventlog.table import Table
 from tests.faults.simulator import Memory, remembering
 from tests.golden import make_v1
