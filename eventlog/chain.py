@@ -190,9 +190,12 @@ class Chain:
 
     def _written(self, seq: int, frame: bytes) -> None:
         self.seq = seq + 1
-        if self._options.durability == "os" or (self._tail and self._tail[-1][0] == self.seq):
-            return
-        self._tail.append((self.seq, frame))
+        if self._options.durability != "os" and (not self._tail or self._tail[-1][0] <= seq):
+            self._remember(self.seq, frame)
+
+    def _remember(self, end: int, frame: bytes) -> None:
+        """Keep a frame until all events before `end` are durable, or memory is full."""
+        self._tail.append((end, frame))
         self._tail_bytes += len(frame)
         while self._tail_bytes > self._options.memory_bytes:
             self._tail_bytes -= len(self._tail.popleft()[1])
@@ -238,6 +241,8 @@ class Chain:
                 self._buffer = [segment.encoder.again(f) for f in self._buffer]
             frames, self._buffer, self._buffered = self._buffer, [], 0
             self.rewrite = frames
+            for end, frame in enumerate(frames, self.written + 1):
+                self._remember(end, frame)
             segment.append(b"".join(frames))
             self.rewrite = []
 
@@ -308,5 +313,6 @@ class Chain:
         for old in poisoned:
             old.abandon()
         self.segment, self.retired = None, []
-        self.rewrite = [frame for _seq, frame in self._tail] or self.rewrite
+        # Both end with the same event; what was never written may be more than memory keeps.
+        self.rewrite = max([frame for _end, frame in self._tail], self.rewrite, key=len)
         return poisoned, self.written <= self.durable

@@ -289,7 +289,10 @@ class Writer:
         return chain.seq - 1
 
     def _put(self, segment: SegmentWriter, frame: bytes) -> None:
-        self._chain.put(segment, frame)
+        chain = self._chain
+        chain.put(segment, frame)
+        if chain.error is not None and not self._backlog and self.options.durability != "memory":
+            chain.error = None
         if not self._armed and self.options.commits:
             self._arm()
 
@@ -400,13 +403,15 @@ class Writer:
                 self._arm()
             raise
         with self._lock:
-            waiting = len(self._backlog) + len(self._chain.rewrite)
+            chain = self._chain
+            waiting = len(self._backlog) + len(chain.rewrite)
             if waiting or self._backlog:
                 raise JournalError(
                     f"{waiting} events wait in memory: the journal cannot be written "
-                    f"({self._chain.error})",
+                    f"({chain.error})",
                     on=self.folder,
                 )
+            chain.error = None
 
     def _flush(self) -> None:
         """Bring buffered and waiting events to the segment, as far as it can take them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import multiprocessing
@@ -18,7 +19,7 @@ import pytest
 
 from eventlog.errors import JournalError, ValueRefused
 from eventlog.event import make_rows
-from eventlog.journal import LEVELS, Options, Writer
+from eventlog.journal import LEVELS, Health, Options, Writer
 from eventlog.reader import WriterReader, listing
 from eventlog.segment import SegmentReader
 from tests.helpers import Failing, read, values_of, writer
@@ -450,6 +451,46 @@ def test_memory_level_survives_a_sync_that_fails_while_more_is_logged(tmp_path):
     log(one, 7)
     one.close()
     assert recovered(tmp_path, one) == list(range(8))
+
+
+@pytest.mark.parametrize("level", ["memory", "group", "sync"])
+def test_health_is_well_again_when_all_is_durable_after_any_three_failing_calls(level, tmp_path):
+    for n in itertools.count(1):
+        files = Failing(lambda call, name, n=n: EIO if n <= call < n + 3 else None)
+        one = writer(tmp_path / str(n), files=files, durability=level, segment_bytes=3_000)
+        for x in range(6):
+            log(one, x)
+            if x % 2:
+                with contextlib.suppress(JournalError):
+                    one.commit()
+        for _ in range(4):
+            with contextlib.suppress(JournalError):
+                one.commit()
+                break
+        assert one.health() == Health("ok", 6, 6, 0, 0, None), n
+        one.close()
+        assert recovered(tmp_path / str(n), one) == list(range(6)), n
+        if len(files.calls) < n:
+            return
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_memory_level_is_durable_again_after_a_failed_sync(big, tmp_path):
+    files = Failing(lambda call, name: EIO if call == 2 else None, ["sync"])
+    one = writer(tmp_path, files=files, durability="memory")
+    size = 2**20 if big else 1
+    one.append("metric", {"x": 0}, 0)
+    one.commit()
+    for n in range(1, 4):
+        one.append("metric", {"x": n, "big": b"z" * size}, n)
+    with pytest.raises(JournalError):
+        one.commit()
+    assert one.health().durable == 1
+    log(one, 4)
+    one.commit()
+    assert one.health().durable == 5
+    one.close()
+    assert recovered(tmp_path, one) == list(range(5))
 
 
 # ------------------------------------------------------------------------------ interruptions
