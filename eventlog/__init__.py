@@ -11,9 +11,11 @@ come with the first journal that is opened.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as `typing` has it, whose import is most of what this one would take
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from eventlog.errors import (
         AuthenticationError,
         EventlogError,
