@@ -138,7 +138,7 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
             for known in _declared(table):
                 named |= set(known)
                 declared = known.get(writer, declared)
-    except FormatError as error:
+    except (FormatError, OSError) as error:
         problems.append(str(error))
         verdict = CORRUPT
     durable = max((f.durable for f in files), default=0)
@@ -342,7 +342,7 @@ def _blobs(folder: str, writer: str, store: Store) -> list[tuple[int, str, bool]
                     except IntegrityError as error:
                         text = f"event {seq} of {writer}: {error}"
                         problems.append((seq, text, is_blob(sha)))
-    except (EventlogError, ValueError, AttributeError, TypeError):
+    except (EventlogError, OSError, ValueError, AttributeError, TypeError):
         return problems  # reported with the writer
     return problems
 

@@ -153,6 +153,7 @@ class WriterReader:
         self._skip = skip_missing
         self._store = store
         self._vanished = False
+        self._unread: OSError | None = None
         self._firsts: dict[str, int] = {}
         self._ends: dict[str, tuple[int, int]] = {}
         self._faults: dict[str, str] = {}
@@ -170,7 +171,7 @@ class WriterReader:
         tries = 0
         while True:
             before = self.next_seq
-            self._vanished = False
+            self._vanished, self._unread = False, None
             failed: OSError | None = None
             for path in self._sources():
                 try:
@@ -185,11 +186,13 @@ class WriterReader:
                 continue
             ahead = self._ahead()
             tries += 1
-            if (self._vanished or ahead is not None) and tries < _TRIES:
+            if (self._vanished or self._unread or ahead is not None) and tries < _TRIES:
                 continue  # sealed in this moment, or being copied: list again
             if failed is not None:
                 raise failed
             if ahead is None:
+                if self._unread is not None:
+                    raise self._unread
                 return
             reason = "; ".join(self._faults.values()) or "no file holds them"
             self.missing.append(Missing(self.next_seq, ahead - 1, reason))
@@ -206,6 +209,7 @@ class WriterReader:
         if isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE:
             self._vanished = True
         else:
+            self._unread = error
             self._faults[path] = f"{os.path.basename(path)}: {error}"
 
     def events(self) -> Iterator[Event]:

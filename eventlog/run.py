@@ -6,6 +6,7 @@ warning, and a disk that fails is waited for.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -211,12 +212,19 @@ class Run:
         if writer is None or self._finished:
             return
         self._finished = True
-        if os.getpid() == self._pid:
-            # Listed before `close` makes the names in the folder durable.
-            known: dict[str, int | None] = dict.fromkeys(listing(writer.folder).writers)
-            writer.close(lambda seq: self._last_words(exit_code, {**known, writer.name: seq + 1}))
-        else:
-            writer.close()
+        try:
+            if os.getpid() == self._pid:
+                # Listed before `close` makes the names in the folder durable.
+                known: dict[str, int | None] = {}
+                with contextlib.suppress(OSError):  # a disk that is gone ends no training
+                    known.update(dict.fromkeys(listing(writer.folder).writers))
+                writer.close(
+                    lambda seq: self._last_words(exit_code, {**known, writer.name: seq + 1})
+                )
+            else:
+                writer.close()
+        except MemoryError as error:
+            self._warn(f"the run was not closed ({error or 'no memory'})")
         for told in self.at_end:
             told(self)
         if sealing and os.getpid() == self._pid:

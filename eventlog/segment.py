@@ -204,7 +204,12 @@ class SegmentWriter:
         except OSError as error:
             raise NotCreated(*error.args) from error
         try:
-            self.append(raw)
+            self.size = files.write(self._fd, raw)
+            if self.size < len(raw):
+                self.append(raw[self.size :])
+                # A power cut could leave a part of it with frames behind: that is damage to all
+                # who cannot know of the two writes.
+                files.sync(self._fd)
         except BaseException:
             self.discard()
             raise

@@ -16,7 +16,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
-from tests.faults import damage, histories, nth  # noqa: E402 - tests are no installed package
+from tests.faults import calls, damage, histories, nth  # noqa: E402 - tests are no installed package
 
 #: States that are tried after each operation of a history.
 LIMIT = 100
@@ -47,28 +47,38 @@ def damages(seed: int) -> Found:
 
 def failures(case: int) -> Found:
     """Fail a call of one kind with one error at every index."""
-    name, error, lasting = nth.CASES[case]
-    count, violations = nth.everywhere(name, error, lasting)
+    if case < len(nth.CASES):
+        count, violations = nth.everywhere(*nth.CASES[case])
+    else:
+        count, violations = calls.everywhere(*calls.CASES[case - len(nth.CASES)])
     return {"failures at call indices": count}, [f"failures, case {case}: {v}" for v in violations]
 
 
 def main(arguments: list[str]) -> int:
     """Run; return 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="tools/crash")
-    parser.add_argument("--states", type=int, default=500_000, metavar="N")
+    parser.add_argument("--states", type=int, default=1_000_000, metavar="N")
     parser.add_argument("--flips", type=int, default=1_000_000, metavar="N", help="cuts as well")
     parser.add_argument("--seconds", type=float, default=3600.0, metavar="S")
     parser.add_argument("--seed", type=int, default=1, metavar="K")
+    parser.add_argument("--state", type=int, metavar="M")
+    parser.add_argument("--keep", metavar="FOLDER")
     options = parser.parse_args(arguments)
+    if options.state is not None:
+        for line in histories.told(options.seed, LIMIT, options.state):
+            print(line)
+        if options.keep:
+            histories.kept(options.seed, LIMIT, options.state, options.keep)
+        return 0
     begun = time.monotonic()
     counts: Counter[str] = Counter()
     violations: list[str] = []
 
     def wanted() -> Iterator[tuple[str, int]]:
         """Yield what to do next, until there is enough of it."""
-        cases = iter(range(len(nth.CASES)))
+        cases = iter(range(len(nth.CASES) + len(calls.CASES)))
         for seed in itertools.count(options.seed):
-            left = counts["states"] < options.states, counts["flips"] < options.flips
+            left = counts["distinct states"] < options.states, counts["flips"] < options.flips
             case = next(cases, None)
             over = not any(left) and case is None
             if over or time.monotonic() - begun > options.seconds:

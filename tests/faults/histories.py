@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import itertools
 import os
 import random
 import tempfile
@@ -18,7 +19,16 @@ from eventlog.journal import Options, Writer
 from eventlog.reader import listing
 from eventlog.seal import seal
 from eventlog.value import Stored, dumps
-from tests.faults.simulator import Disk, Judge, Killed, Operation, Recorder, remembering
+from tests.faults.simulator import (
+    SECTOR,
+    Disk,
+    Judge,
+    Killed,
+    Operation,
+    Recorder,
+    State,
+    remembering,
+)
 from tests.helpers import NOW
 
 RUN = runfile.RunFile("run-1", "p", "n")
@@ -261,15 +271,19 @@ def _fast() -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Violation:
-    """A state that breaks a promise, and what makes it again."""
+    """A state that breaks a promise, and what makes it again: `number` counts the states of the
+    history of that seed.
+    """
 
     seed: int
+    number: int
     at: int
     operation: str
     faults: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"seed {self.seed}, before operation {self.at} ({self.operation}): {self.faults}"
+        where = f"--seed {self.seed} --state {self.number}"
+        return f"{where}: before operation {self.at} ({self.operation}): {'; '.join(self.faults)}"
 
 
 @dataclasses.dataclass
@@ -288,24 +302,59 @@ def explore(plan: Plan, limit: int, *, most: int = 3) -> Figures:
     return judged(history, plan.seed, limit, most=most)
 
 
-def judged(history: History, seed: int, limit: int, *, most: int = 3) -> Figures:
-    """Check up to `limit` states after each operation of a history."""
-    out = Figures()
-    rng = random.Random(seed)
-    disk, judge = Disk(), Judge("/run", history.expected)
+def states(history: History, seed: int, limit: int) -> Iterator[tuple[int, Operation, State]]:
+    """Yield up to `limit` states before each operation of a history, with its place."""
+    rng, disk = random.Random(seed), Disk()
     for at, done in enumerate(history.operations):
         with remembering():
             for state in disk.states(limit, rng):
-                faults = judge.check(state, done)
-                if faults and len(out.violations) < most:
-                    out.violations.append(Violation(seed, at, done.name, tuple(faults)))
+                yield at, done, state
         disk.apply(done)
+
+
+def judged(history: History, seed: int, limit: int, *, most: int = 3) -> Figures:
+    """Check up to `limit` states after each operation of a history."""
+    out = Figures(operations=len(history.operations))
+    judge = Judge("/run", history.expected)
+    for number, (at, done, state) in enumerate(states(history, seed, limit)):
+        faults = judge.check(state, done)
+        if faults and len(out.violations) < most:
+            out.violations.append(Violation(seed, number, at, done.name, tuple(faults)))
     out.states, out.distinct = judge.states, judge.distinct
-    out.operations = len(history.operations)
     return out
 
 
-def seeds(start: int, count: int) -> Iterator[Plan]:
-    """Yield the plans of a series."""
-    for seed in range(start, start + count):
-        yield Plan.of(seed)
+def told(seed: int, limit: int, number: int) -> Iterator[str]:
+    """Yield in words the history of a seed up to one of its states, the state, and what is wrong
+    with it.
+    """
+    plan = Plan.of(seed)
+    history = play(plan)
+    yield str(plan)
+    found = next(itertools.islice(states(history, seed, limit), number, None), None)
+    if found is None:
+        yield f"the history of seed {seed} has no state {number}"
+        return
+    place, done, state = found
+    for at, one in enumerate(history.operations[:place]):
+        what = f"{one.path} {one.target}".strip() or f"file {one.file}"
+        size = f", {len(one.data)} bytes" if one.data else ""
+        yield f"{at:>4} {one.name:12}{what}{size}; durable {dict(one.acked)}"
+    yield f"the power is cut before operation {place} ({done.name}); it leaves:"
+    for path, data in sorted(state.items()):
+        holes = [n for n in range(0, len(data), SECTOR) if not any(data[n : n + SECTOR])]
+        yield f"     {path}: {len(data)} bytes{f', zeros at {holes}' if holes else ''}"
+    with remembering():
+        faults = Judge("/run", history.expected).check(state, done)
+    yield from faults or ["no promise is broken"]
+
+
+def kept(seed: int, limit: int, number: int, folder: str) -> None:
+    """Write the files of a state into a folder."""
+    history = play(Plan.of(seed))
+    _at, _done, state = next(itertools.islice(states(history, seed, limit), number, None))
+    for path, data in state.items():
+        place = os.path.join(folder, path)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "wb") as file:
+            file.write(data)

@@ -208,12 +208,14 @@ def read_run(data: bytes) -> None:
 
 
 def look(folder: str, store: Any) -> None:
-    """Read all that a folder holds; `EventlogError` is the only way to refuse it."""
+    """Read all that a folder holds; `EventlogError` is the way to refuse it, and `OSError` where
+    a file cannot be opened.
+    """
 
     def attempt(what: Callable[[], Any]) -> Any:
         try:
             return what()
-        except EventlogError:
+        except (EventlogError, OSError):
             return None
 
     attempt(lambda: runfile.read(folder, store))
@@ -275,11 +277,9 @@ def _events(folder: str) -> dict[str, list[int]]:
     out: dict[str, list[int]] = {}
     for writer in reader.listing(folder).writers:
         found = out.setdefault(writer, [])
-        try:
+        with contextlib.suppress(EventlogError, OSError):
             for event in WriterReader(folder, writer, skip_missing=True).events():
                 found.append(digest(event))
-        except EventlogError:
-            pass
     return out
 
 

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from tests.faults import nth
+from tests.faults import calls, nth
 
 
 @pytest.mark.parametrize("kind", nth.KINDS)
@@ -30,3 +30,23 @@ def test_reading_says_so_when_a_call_fails_at_any_index(error, lasting):
     count, broken = nth.reading_everywhere(error, lasting)
     assert broken == []
     assert count > 20
+
+
+@pytest.mark.parametrize("lasting", [1, 10**6], ids=["once", "from there on"])
+@pytest.mark.parametrize("name", calls.SCENES)
+def test_what_a_user_calls_survives_a_call_that_fails_at_any_index(name, lasting):
+    """A slice: each fifth call; `tools/crash` fails each, with each error, at each level."""
+    place = list(calls.SCENES).index(name) + (lasting > 1)
+    levels = calls.SCENES[name][1]
+    error = calls.ERRORS[place % (len(calls.ERRORS) - 1)]
+    level = levels[place % len(levels)]
+    count, broken = calls.everywhere(name, level, error, lasting, first=1 + place % 5, step=5)
+    assert broken == []
+    assert count > 1
+
+
+@pytest.mark.parametrize("name", ["log", "finish", "init again"])
+def test_no_memory_at_any_call_ends_no_training(name):
+    count, broken = calls.everywhere(name, "group", None, 1, first=2, step=4)
+    assert broken == []
+    assert count

@@ -1,0 +1,336 @@
+"""The N-th call to the file system fails, for every N, under what a user calls: `init` on a run
+that is there, `log`, `flush`, `finish`, `seal`, `verify`, reading.
+
+The faults are put under `eventlog.files.LOCAL`, so that every part of the package meets them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import io
+import itertools
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import eventlog
+from eventlog import start
+from eventlog.audit import FAILURES, verify
+from eventlog.errors import EventlogError
+from eventlog.event import METRIC
+from eventlog.files import LOCAL
+from eventlog.layout import run_folder
+from eventlog.reader import WriterReader, listing
+from eventlog.seal import seal
+
+#: What fails: an error number of the system's, or no memory.
+ERRORS: list[int | None] = [
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.ESTALE,
+    errno.EMFILE,
+    None,
+]
+#: All that touches files; what only asks whether a name is there fails by saying no.
+CALLS = (
+    "names size open create write length modified open_again sync close sync_folder replace remove"
+).split()
+EVENTS = 7
+
+
+def name_of(error: int | None) -> str:
+    """Return what an error is called."""
+    return "MemoryError" if error is None else errno.errorcode[error]
+
+
+class Faults:
+    """Counts the calls of `LOCAL`, and fails those from `first` on, `lasting` of them."""
+
+    def __init__(self, error: int | None, first: int, lasting: int) -> None:
+        self.calls = 0
+        self._error = error
+        self._range = range(first, first + lasting)
+
+    def came(self) -> bool:
+        """Return whether a call failed."""
+        return self.calls >= self._range.start
+
+    def count(self) -> None:
+        """Count one call, or fail it."""
+        self.calls += 1
+        if self.calls in self._range:
+            if self._error is None:
+                raise MemoryError("injected")
+            raise OSError(self._error, f"{os.strerror(self._error)}, injected")
+
+    @contextlib.contextmanager
+    def under(self) -> Iterator[None]:
+        """Put the faults under everything that happens meanwhile."""
+
+        def failing(call: Any) -> Callable[..., Any]:
+            def run(*args: Any, **more: Any) -> Any:
+                self.count()
+                return call(*args, **more)
+
+            return run
+
+        def opened(path: str) -> Any:
+            self.count()
+            with type(LOCAL).open(LOCAL, path) as file:
+                return _Read(self, file.read())
+
+        for name in CALLS:
+            setattr(LOCAL, name, failing(getattr(type(LOCAL), name).__get__(LOCAL)))
+        LOCAL.open = opened  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for name in CALLS:
+                delattr(LOCAL, name)
+
+
+class _Read(io.BytesIO):
+    """A file whose reads are counted; what Arrow reads through it as well."""
+
+    def __init__(self, faults: Faults, content: bytes) -> None:
+        super().__init__(content)
+        self._faults = faults
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._faults.count()
+        return super().read(size)
+
+
+# ------------------------------------------------------------------------------ what is called
+
+
+def init(journal: str, level: str) -> Any:
+    """Begin or continue the run; nothing of it is left to the end of this process."""
+    run = eventlog.init("p", "n", id="r", dir=journal, durability=level, quiet=True)
+    start._unregister(run)
+    return run
+
+
+def begun(journal: str, level: str = "os", count: int = EVENTS) -> Any:
+    """Begin a run, log to it with small segments, and leave it without a word."""
+    run = init(journal, level)
+    small = dataclasses.replace(run._writer.options, segment_bytes=5_000, group_seconds=60.0)
+    run._writer.options = small
+    for n in range(count):
+        run.log({"x": n}, step=n)
+    return run
+
+
+def logged(journal: str, writer: str | None = None) -> list[Any]:
+    """Return what was logged under x, by writer in the order of their names."""
+    folder = run_folder(journal, "p", "r")
+    return [
+        row.value
+        for name in listing(folder).writers
+        if writer in (None, name)
+        for event in WriterReader(folder, name).events()
+        for row in event.rows
+        if row.kind == METRIC
+    ]
+
+
+def judged(journal: str, broken: list[str]) -> None:
+    """Note if `verify` says that the run is damaged: nothing here damages it."""
+    report = verify(run_folder(journal, "p", "r"))
+    if report.verdict in FAILURES:
+        broken.append(f"verify says {report.verdict}: {[w.problems for w in report.writers]}")
+
+
+def logging_survives(journal: str, faults: Faults, level: str) -> list[str]:
+    """`log` and `flush` never raise into training but as documented, and lose nothing."""
+    broken: list[str] = []
+    run = begun(journal, level, 0)
+    kept = 0
+    with faults.under():
+        for n in range(EVENTS):
+            before = run.health.appended + run.health.waiting
+            try:
+                run.log({"x": n}, step=n)
+            except Exception as error:
+                broken.append(f"log raised {error!r}")
+            if n % 3 == 2:
+                with contextlib.suppress(EventlogError, MemoryError):
+                    run.flush()
+            kept += run.health.appended + run.health.waiting > before
+    with contextlib.suppress(EventlogError):
+        run._writer.commit()
+    run.finish()
+    found = logged(journal)
+    # Without memory the event of that call may be lost; nothing else may.
+    if found != sorted(set(found)) or len(found) < (kept if faults._error is None else EVENTS):
+        broken.append(f"{kept} kept, found {found}")
+    judged(journal, broken)
+    return broken
+
+
+def finishing_survives(journal: str, faults: Faults, level: str) -> list[str]:
+    """`finish` never raises, and what was logged is there."""
+    broken: list[str] = []
+    run = begun(journal, level)
+    with faults.under():
+        try:
+            run.finish()
+        except Exception as error:
+            broken.append(f"finish raised {error!r}")
+    if level != "memory" or not faults.came():
+        found = logged(journal)
+        if found != list(range(EVENTS)):
+            broken.append(f"found {found}")
+    judged(journal, broken)
+    return broken
+
+
+def continuing_survives(journal: str, faults: Faults, level: str) -> list[str]:
+    """`init` on a run that is there gives a run or an `EventlogError`; both lose nothing."""
+    broken: list[str] = []
+    first = begun(journal, "os")
+    first._writer.close()
+    run = None
+    with faults.under():
+        try:
+            run = init(journal, level)
+        except EventlogError:
+            pass
+        except MemoryError:
+            if faults._error is not None:
+                broken.append("init raised MemoryError")
+        except Exception as error:
+            broken.append(f"init raised {error!r}")
+    if run is not None:
+        run._writer.options = dataclasses.replace(run._writer.options, group_seconds=60.0)
+        run.log({"x": 0})
+        run.finish()
+        if logged(journal, run._writer.name) != [0]:
+            broken.append(f"the new attempt has {logged(journal, run._writer.name)}")
+    if logged(journal, first._writer.name) != list(range(EVENTS)):
+        broken.append(f"the first attempt has {logged(journal, first._writer.name)}")
+    judged(journal, broken)
+    return broken
+
+
+def sealing_survives(journal: str, faults: Faults, level: str) -> list[str]:
+    """Sealing that fails removes nothing that is not sealed, and goes on afterwards."""
+    broken: list[str] = []
+    begun(journal, "os")._writer.close()
+    folder = run_folder(journal, "p", "r")
+    with faults.under():
+        try:
+            seal(folder)
+        except (OSError, EventlogError, MemoryError):
+            pass
+        except Exception as error:
+            broken.append(f"seal raised {error!r}")
+    for again in (False, True):
+        if again:
+            seal(folder)
+        if logged(journal) != list(range(EVENTS)):
+            broken.append(f"found {logged(journal)}, sealed again: {again}")
+    if listing(folder).segments:
+        broken.append("segments are left")
+    judged(journal, broken)
+    return broken
+
+
+def verifying_survives(journal: str, faults: Faults, level: str) -> list[str]:
+    """`verify` says what it could not read; it never takes a part for the whole."""
+    broken: list[str] = []
+    begun(journal, "os")._writer.close()
+    folder = run_folder(journal, "p", "r")
+    if level == "sealed":
+        seal(folder)
+    whole = verify(folder)
+    with faults.under():
+        try:
+            report = verify(folder)
+        except (OSError, EventlogError, MemoryError):
+            return []
+        except Exception as error:
+            return [f"verify raised {error!r}"]
+    if report.verdict == "ok" and report.writers[0].events != whole.writers[0].events:
+        broken.append(f"verify says ok of {report.writers}")
+    return broken
+
+
+def reading_survives(journal: str, faults: Faults, level: str) -> list[str]:
+    """Reading gives all, or an error, or says what is missing."""
+    begun(journal, "os")._writer.close()
+    folder = run_folder(journal, "p", "r")
+    if level == "sealed":
+        seal(folder)
+    (name,) = listing(folder).writers
+    source = WriterReader(folder, name)
+    found: list[int] = []
+    with faults.under():
+        try:
+            for event in source.events():
+                found += [row.value for row in event.rows if row.kind == METRIC]
+        except (OSError, EventlogError, MemoryError):
+            return [] if found == list(range(len(found))) else [f"read {found}"]
+        except Exception as error:
+            return [f"reading raised {error!r}"]
+    if found == list(range(EVENTS)) or (source.missing and found == list(range(len(found)))):
+        return []
+    return [f"read {found} and said nothing"]
+
+
+#: What is called, and the levels or states of the run it is called at.
+SCENES: dict[str, tuple[Callable[[str, Faults, str], list[str]], tuple[str, ...]]] = {
+    "log": (logging_survives, ("group", "sync", "memory", "os")),
+    "finish": (finishing_survives, ("group", "sync", "memory", "os")),
+    "init again": (continuing_survives, ("group", "memory")),
+    "seal": (sealing_survives, ("live",)),
+    "verify": (verifying_survives, ("live", "sealed")),
+    "read": (reading_survives, ("live", "sealed")),
+}
+#: Scene, level, error, and how many calls in a row fail (all from there on: a disk that is gone).
+CASES = [
+    (name, level, error, lasting)
+    for name, (_scene, levels) in SCENES.items()
+    for level in levels
+    for error in ERRORS
+    for lasting in (1, 10**6)
+]
+
+
+def everywhere(
+    name: str, level: str, error: int | None, lasting: int, *, first: int = 1, step: int = 1
+) -> tuple[int, list[str]]:
+    """Fail call 1, 2, 3 ... until none failed; return how many, and what was broken."""
+    scene, _levels = SCENES[name]
+    broken: list[str] = []
+    with silent():
+        for turn, n in enumerate(itertools.count(first, step)):
+            faults = Faults(error, n, lasting)
+            with tempfile.TemporaryDirectory(dir=_fast()) as journal:
+                found = scene(journal, faults, level)
+            where = f"{name} at {level}: {lasting} calls from {n} on, {name_of(error)}"
+            broken += [f"{where}: {text}" for text in found]
+            if not faults.came():
+                return turn, broken
+    raise AssertionError
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep warnings, of which each fault makes some, from the terminal."""
+    log = logging.getLogger("eventlog")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def _fast() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
