@@ -134,7 +134,7 @@ def _flatten(data: Mapping[Any, Any], prefix: str, flat: Flat, above: set[int]) 
             flat.refused.append(f"the key {_shown(key)}: it is no text that can be kept")
             continue
         name = prefix + name
-        if isinstance(value, Mapping):
+        if issubclass(type(value), Mapping):  # isinstance would ask the value, which may raise
             _flatten(value, name + "/", flat, above)
             continue
         if name in flat.values:

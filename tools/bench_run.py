@@ -8,11 +8,12 @@ import dataclasses
 import datetime as dt
 import functools
 import json
+import os
 import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench_parts import (
@@ -92,12 +93,22 @@ def _measured(name: str, measure: Measure, rounds: int, scale: float) -> Found:
     begun = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="eventlog-bench-") as folder,
-        contextlib.chdir(folder),
+        _inside(folder),
         machine.other_load() as load,
     ):
         found = measure(rounds, scale)
     seconds = round(time.monotonic() - begun, 1)
     return dataclasses.replace(found, command=command, seconds=seconds, other_load=load.share)
+
+
+@contextlib.contextmanager
+def _inside(folder: str) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _told(found: list[Found], as_json: bool, *, whole: bool) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 LOCK = TOP / "tools" / "requirements.lock"
+#: verl as a folder to read, not a package: tests load one file of it, which needs nothing of it.
+VERL_LOCK = TOP / "tools" / "requirements-verl-source.lock"
 FOLDER = TOP / ".venv"
 OLDEST = (3, 11)
 
@@ -43,7 +45,8 @@ def enter(script: str, arguments: list[str]) -> None:
 
 
 def _wanted() -> str:
-    lock = hashlib.sha256(LOCK.read_bytes() + (TOP / "pyproject.toml").read_bytes())
+    parts = (LOCK, VERL_LOCK, TOP / "pyproject.toml")
+    lock = hashlib.sha256(b"".join(part.read_bytes() for part in parts))
     return f"{lock.hexdigest()} {sys.version_info[:3]} {TOP}"
 
 
@@ -62,6 +65,8 @@ def _make(python: Path) -> None:
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _run([*pip, "--require-hashes", "--requirement", str(LOCK)])
     _run([*pip, "--no-deps", "--no-build-isolation", "--editable", str(TOP)])
+    folder = ["--target", str(FOLDER / "verl-source"), "--no-deps", "--ignore-requires-python"]
+    _run([*pip, *folder, "--require-hashes", "--requirement", str(VERL_LOCK)])
     (FOLDER / "made-from").write_text(_wanted())
     print(f"made in {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
