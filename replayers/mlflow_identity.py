@@ -4,7 +4,8 @@ The tag ``eventlog.key`` is the SHA-256 of project and id, because MLflow's filt
 every text; ``eventlog.run`` and ``eventlog.project`` say it in words. The order of search:
 
 1. ``MLFLOW_RUN_ID``, as recorded when the run was logged: it must exist, and is taken over unless
-   it is another journal run's;
+   it is another journal run's; the one of this environment counts likewise where none was
+   recorded, unless the run was delivered to another before, which is an error;
 2. the id that the state remembers, if the run of that id has the tag;
 3. the tag: in the run's experiment, then in all others, among deleted runs too;
 4. with consent, the one run of that name in the experiment which no journal made.
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from typing import NamedTuple
 
 from eventlog.errors import UsageError
 from replayers.mlflow_client import Api, Failure, RunView
@@ -35,7 +38,15 @@ def key_of(run: RunInfo) -> str:
     return hashlib.sha256(json.dumps([run.project, run.id]).encode()).hexdigest()
 
 
-def identify(api: Api, run: RunInfo, on: str) -> tuple[RunView, list[Change]]:
+class Identified(NamedTuple):
+    """The store's run of a journal's run; `found_by` says how, None if it was made."""
+
+    view: RunView
+    notes: list[Change]
+    found_by: str | None
+
+
+def identify(api: Api, run: RunInfo, on: str) -> Identified:
     """Return the store's run of a journal's run, and what there is to tell of how it was found.
 
     Raises
@@ -45,14 +56,17 @@ def identify(api: Api, run: RunInfo, on: str) -> tuple[RunView, list[Change]]:
     key = key_of(run)
     given = run.elsewhere.get("MLFLOW_RUN_ID")
     if given:
-        return _given(api, run, given, on), []
+        return Identified(_given(api, run, given, on), [], "MLFLOW_RUN_ID")
+    here = os.environ.get("MLFLOW_RUN_ID")
     known = api.run(run.known_as) if run.known_as else None
     if known is not None and known.tags.get(KEY) == key:
-        return _active(known, on), []
+        return Identified(_same(_active(known, on), here, on), [], "its id")
     experiment = _experiment(api, run, on)
     found, notes = _by_tag(api, key, experiment, on)
     if found is not None:
-        return found, notes
+        return Identified(_same(found, here, on), notes, f"its tag {KEY}")
+    if here:
+        return Identified(_given(api, run, here, on), [], "MLFLOW_RUN_ID")
     if known is not None and KEY not in known.tags and not run.adopt_by_name:
         raise Foreign(
             f"the run {known.id}, to which this run was delivered before, has lost its tag {KEY}",
@@ -62,8 +76,19 @@ def identify(api: Api, run: RunInfo, on: str) -> tuple[RunView, list[Change]]:
     if run.adopt_by_name:
         same = _of_that_name(api, run, experiment, on)
         if same is not None:
-            return _adopt(api, run, same), []
-    return _create(api, run, experiment, on)
+            return Identified(_adopt(api, run, same), [], "its name")
+    view, notes = _create(api, run, experiment, on)
+    return Identified(view, notes, None)
+
+
+def _same(view: RunView, here: str | None, on: str) -> RunView:
+    if here and here != view.id:
+        raise UsageError(
+            f"MLFLOW_RUN_ID names the run {here}, and this run was delivered to {view.id}",
+            on=on,
+            hint="unset MLFLOW_RUN_ID",
+        )
+    return view
 
 
 def check(view: RunView | None, key: str, on: str) -> RunView:
@@ -113,7 +138,8 @@ def _adopt(api: Api, run: RunInfo, view: RunView) -> RunView:
 
 def _experiment(api: Api, run: RunInfo, on: str) -> str:
     """Return the id of the run's experiment; create it if there is none."""
-    name = run.elsewhere.get("MLFLOW_EXPERIMENT_NAME") or run.project or "Default"
+    named = run.elsewhere.get("MLFLOW_EXPERIMENT_NAME") or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    name = named or run.project or "Default"
     name = _short(clean(name)[0], _EXPERIMENT)
     found = api.experiment(name)
     if found is None:

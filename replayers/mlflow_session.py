@@ -47,6 +47,8 @@ class MlflowSession:
         on: str,
     ) -> None:
         self.known_as = view.id
+        #: See `replayers.target.Session`.
+        self.found_by: str | None = None
         self._api = api
         self._run = run
         self._notes = notes

@@ -140,6 +140,8 @@ class Session(Protocol):
 
     #: The target's own id of the run, kept in the state and shown to the user.
     known_as: str
+    # A session may have `found_by`: in words, how its run was found in the target ("its tag ..."),
+    # None if it was made; it is said once for each attempt which run is gone on with.
     # A session may have `notices_loss = True`: `open` and `send` themselves find out that a target
     # has lost what it held. Otherwise the loop confirms the last event it knows to be held.
 

@@ -74,10 +74,12 @@ class MlflowTarget:
         try:
             if self._api is None:
                 self._api = _connect(self._uri)
-            view, notes = identity.identify(self._api, run, on)
+            view, notes, found_by = identity.identify(self._api, run, on)
         except Failure as failure:
             raise error_of(failure, "finding the run", on) from None
-        return MlflowSession(self._api, run, view, notes, self._read_blob, on)
+        session = MlflowSession(self._api, run, view, notes, self._read_blob, on)
+        session.found_by = found_by
+        return session
 
     def image(self, batch: pa.Table) -> pa.Table:
         """Return what these rows become, a row per point; equal points fold in MLflow."""

@@ -74,7 +74,8 @@ class TrackioSession:
         self._renamed_said = False
         #: Rows of this run have lost their log ids: give them theirs back when they are sent.
         self._adopt = False
-        self._refuse_foreign()
+        #: See `replayers.target.Session`.
+        self.found_by = "its id" if self._refuse_foreign() else None
 
     # -------------------------------------------------------------------- held
 
@@ -104,8 +105,10 @@ class TrackioSession:
     def _span(self) -> tuple[str, str]:
         return f"{self.known_as}:", f"{self.known_as};"  # ; follows : in ASCII
 
-    def _refuse_foreign(self) -> None:
-        """Raise `Foreign` if anything under this run's id, or its log ids, is not of this run."""
+    def _refuse_foreign(self) -> bool:
+        """Raise `Foreign` if anything under this run's id, or its log ids, is not of this run;
+        return whether the run is there.
+        """
         config, _ = self._stored()
         known = known_identity(config)
         wanted = identity(self.run)
@@ -125,6 +128,7 @@ class TrackioSession:
             raise self._foreign("rows without a log id were logged by somebody else")
         if self._adopt and not self._store.can_adopt:
             raise self._foreign("its rows have lost their log ids (it was renamed in Trackio)")
+        return bool(known)
 
     def _foreign(self, why: str) -> Foreign:
         return Foreign(

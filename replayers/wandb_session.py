@@ -61,6 +61,8 @@ class WandbSession:
         self._held_unasked = True
         self._forget()
         self._found = self._run.look()
+        #: See `replayers.target.Session`.
+        self.found_by = None if self._found is None else "its id"
 
     def _forget(self) -> None:
         """Know nothing of the run: the next call reads it anew."""

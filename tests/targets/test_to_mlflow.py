@@ -849,6 +849,33 @@ def test_mlflow_run_id_is_adopted_unless_it_is_anothers(
         target.open(run_info(elsewhere={"MLFLOW_RUN_ID": "0" * 32}))
 
 
+def test_mlflow_run_id_of_this_environment_counts_where_none_was_recorded(
+    sqlite_uri: str, connect: Callable[..., MlflowTarget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = connect(sqlite_uri)
+    run = run_info()
+    first = target.open(run)
+    experiment = target._api.create_experiment("here" + str(next(_number)))
+    theirs = target._api.create_run(experiment, 5, "someone", "theirs", {}).id
+    monkeypatch.setenv("MLFLOW_RUN_ID", theirs)
+    with pytest.raises(UsageError, match=f"was delivered to {first.known_as}"):
+        target.open(run)
+    session = target.open(run_info())
+    assert (session.known_as, session.found_by) == (theirs, "MLFLOW_RUN_ID")
+
+
+def test_a_session_says_how_its_run_was_found(
+    sqlite_uri: str, connect: Callable[..., MlflowTarget]
+) -> None:
+    target = connect(sqlite_uri)
+    run = run_info()
+    made = target.open(run)
+    assert made.found_by is None
+    assert target.open(run).found_by == "its tag eventlog.key"
+    known = RunInfo(**{**vars(run), "known_as": made.known_as})
+    assert target.open(known).found_by == "its id"
+
+
 def test_a_run_is_adopted_by_name_only_with_consent_and_only_if_it_is_the_only_one(
     sqlite_uri: str, connect: Callable[..., MlflowTarget]
 ) -> None:
@@ -860,7 +887,8 @@ def test_a_run_is_adopted_by_name_only_with_consent_and_only_if_it_is_the_only_o
     consent = RunInfo(**{**vars(run), "adopt_by_name": True})
     other = RunInfo(**{**vars(run), "id": "other"})
     assert target.open(other).known_as != theirs
-    assert target.open(consent).known_as == theirs
+    adopted = target.open(consent)
+    assert (adopted.known_as, adopted.found_by) == (theirs, "its name")
     for _ in range(2):
         target._api.create_run(experiment, 5, "", "same", {})
     with pytest.raises(UsageError, match="2 runs have the name"):
