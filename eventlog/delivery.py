@@ -4,20 +4,21 @@
 
     <state>/<target>/<project>/<run id>/
         cursor.json                how far the target is proven to hold each writer
-        <writer>-<n>.arrows        the ledger: an ordinary writer of the journal's own format
+        <writer>-<n>.arrows        the ledger: ordinary writers of the journal's own format
+        sealed/*.parquet           what of it was merged
 
 A *cursor* is a hint that saves work: identity and read-back decide what a target holds. It is
 bound to the journal by the digest (`eventlog.event.digest`) of the event it stands at, so that a
 journal which was restored or changed under it is noticed.
 
-The *ledger* has events of the kinds ``delivery`` (a batch was confirmed), ``mapping`` (a rule
-changed values of a key), ``quarantine`` (an event that the target will never take) and ``note``.
+The *ledger* (`eventlog.ledger`) tells every delivery, mapping, quarantine and loss.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
 import os
 import sys
@@ -26,15 +27,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from eventlog.errors import FormatError, JournalError
-from eventlog.event import NOTE, make_rows
+from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Files
-from eventlog.journal import Options, Writer
-from eventlog.layout import escape
-from eventlog.reader import WriterReader, listing
+from eventlog.layout import SEALED, escape
+from eventlog.ledger import Ledger
+from eventlog.reader import listing
 from eventlog.segment import FORMAT, check_format
 
-DELIVERY, MAPPING, QUARANTINE = "delivery", "mapping", "quarantine"
 CURSOR_FILE = "cursor.json"
 DEFAULT_STATE = "_replay"
 
@@ -55,6 +54,14 @@ class Mark:
         The last step and time of what was settled, for people.
     sent:
         The last event with metrics that the target was seen to hold; None if there is none.
+    durable:
+        How many events the writer knew to be durable when the last of them was sent: what a
+        power cut may not have taken.
+    lost:
+        Where the events begin that were delivered and then lost to a power cut; None if none were.
+    tally:
+        What the events before `acked` add up to (`eventlog.glance.Tally`), so that nobody has to
+        read them again.
     """
 
     acked: int = 0
@@ -63,11 +70,18 @@ class Mark:
     step: int | None = None
     time: int | None = None
     sent: int | None = None
+    durable: int = 0
+    lost: int | None = None
+    tally: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Cursor:
-    """How far a run is with a target."""
+    """How far a run is with a target.
+
+    `footprint` is that of the run's folder (`footprint`) when everything in it was settled,
+    `status` how the run stood then, `rewound` whether it said that it went back.
+    """
 
     run: str
     project: str
@@ -79,6 +93,9 @@ class Cursor:
     synced: int = 0
     writers: dict[str, Mark] = dataclasses.field(default_factory=dict)
     quarantined: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    footprint: str = ""
+    status: str = ""
+    rewound: bool = False
 
     def mark(self, writer: str) -> Mark:
         """Return how far a writer is."""
@@ -92,6 +109,12 @@ class Cursor:
         """Return the cursor with more events in quarantine."""
         there = self.quarantined.get(writer, [])
         known = {**self.quarantined, writer: sorted({*there, *seqs})}
+        return dataclasses.replace(self, quarantined=known)
+
+    def without_quarantined(self, writer: str, seqs: list[int]) -> Cursor:
+        """Return the cursor with fewer events in quarantine."""
+        left = [seq for seq in self.quarantined.get(writer, []) if seq not in seqs]
+        known = {w: s for w, s in {**self.quarantined, writer: left}.items() if s}
         return dataclasses.replace(self, quarantined=known)
 
 
@@ -131,7 +154,6 @@ class Delivery:
         self.run, self.project, self.kind, self.address = run, project, kind, address
         target = escape(f"{kind}:{address}")
         self.folder = os.path.join(state, target, escape(project), escape(run))
-        self._ledger: Writer | None = None
 
     # ---------------------------------------------------------------- cursor
 
@@ -171,48 +193,44 @@ class Delivery:
 
     # ---------------------------------------------------------------- ledger
 
+    @functools.cached_property
+    def _ledger(self) -> Ledger:
+        identity = {"project": self.project, "target": f"{self.kind}:{self.address}"}
+        return Ledger(self.folder, self.run, identity, self.files)
+
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Append one event to the ledger."""
-        if self._ledger is None:
-            self.prepare()
-            identity = {"project": self.project, "target": f"{self.kind}:{self.address}"}
-            options = Options(durability="os")
-            self._ledger = Writer(
-                self.folder, self.run, identity, options=options, files=self.files
-            )
-        rows, refused = make_rows(kind, fields.items())
-        if refused:
-            rows += make_rows(NOTE, [("refused", "; ".join(refused))])[0]
-        self._ledger.append_rows(rows, None)
+        self.prepare()
+        self._ledger.record(kind, fields)
 
     def sync_ledger(self) -> None:
         """Make the ledger durable; called before the cursor moves over what it tells."""
-        if self._ledger is not None:
-            try:
-                self._ledger.commit()
-            except JournalError as error:
-                raise OSError(5, f"the ledger cannot be written: {error}", self.folder) from error
+        self._ledger.sync()
 
     def close(self) -> None:
         """Close the ledger's segment."""
-        if self._ledger is not None:
-            self._ledger.close()
-            self._ledger = None
+        self._ledger.close()
 
     def ledger(self) -> Iterator[dict[str, Any]]:
-        """Yield the ledger's events as dicts with ``time`` (nanoseconds) and ``kind``, in order of
-        time.
-        """
-        found = []
-        for writer in listing(self.folder, self.files).writers:
-            reader = WriterReader(self.folder, writer, skip_missing=True, store=self.files)
-            for event in reader.events():
-                told: dict[str, Any] = {"time": event.time, "kind": event.rows[0].kind}
-                for row in event.rows:
-                    with contextlib.suppress(ValueError):  # damaged, and of no use to anybody
-                        told.setdefault(row.key, row.value)
-                found.append(told)
-        yield from sorted(found, key=lambda fields: fields["time"])
+        """Yield the ledger's events; see `eventlog.ledger.Ledger.entries`."""
+        return self._ledger.entries()
+
+
+def footprint(folder: str, files: Files = LOCAL) -> str:
+    """Return what changes when anything is written to a run: names, sizes and times of its
+    segments and sealed files. It is read from the folders alone.
+    """
+    found = listing(folder, files)
+    live = [os.path.join(folder, str(n)) for names in found.segments.values() for n in names]
+    place = os.path.join(folder, SEALED)
+    sealed = [os.path.join(place, str(n)) for names in found.sealed.values() for n in names]
+    parts = []
+    for path in [*live, *sealed]:
+        try:
+            parts.append(f"{os.path.basename(path)} {files.size(path)} {files.modified(path)!r}")
+        except FileNotFoundError:  # sealed in this moment
+            return ""
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:32]
 
 
 def cursor_bytes(cursor: Cursor) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eventlog.attempts import Attempt, attempts
@@ -10,6 +11,7 @@ from eventlog.event import METRIC, STATE
 from eventlog.files import LOCAL, Store
 from eventlog.identity import provably_gone
 from eventlog.reader import WriterReader, headers, unreadable
+from eventlog.segment import Header
 from eventlog.value import decode
 
 if TYPE_CHECKING:
@@ -58,7 +60,11 @@ class Glance:
 
 
 @dataclasses.dataclass
-class _Seen:
+class Tally:
+    """What the events of one writer add up to, so far: see `Glance`. `end` is the seq behind the
+    last of them.
+    """
+
     events: int = 0
     end: int = 0
     points: int = 0
@@ -72,8 +78,25 @@ class _Seen:
 def glance(folder: str, store: Store = LOCAL) -> Glance:
     """Read a run once and sum it up."""
     parts = headers(folder, store)
-    found = attempts(parts)
     seen = {writer: _look(folder, writer, store) for writer in parts}
+    return sum_up(parts, seen, unreadable(folder, store))
+
+
+def sum_up(
+    parts: Mapping[str, Sequence[Header]], seen: Mapping[str, Tally], lost: dict[str, str]
+) -> Glance:
+    """Return the glance at a run of which each writer's headers and tally are known.
+
+    Parameters
+    ----------
+    parts:
+        What `eventlog.reader.headers` returns.
+    seen:
+        A tally for each writer of `parts`.
+    lost:
+        What `eventlog.reader.unreadable` returns.
+    """
+    found = attempts(parts)
     status, exit_code, ended = RUNNING, None, None
     if found:
         group = [seen[w] for w in found[-1].writers if w in seen]
@@ -84,7 +107,6 @@ def glance(folder: str, store: Store = LOCAL) -> Glance:
         elif all(provably_gone(parts[w][-1].identity) for w in found[-1].writers):
             status = UNKNOWN
             ended = max((s.last for s in group), default=0)
-    lost = unreadable(folder, store)
     if lost and not found:
         status = UNKNOWN
     owners = [str(p.identity.get("owner", "")) for ps in parts.values() for p in ps[:1]]
@@ -106,14 +128,15 @@ def glance(folder: str, store: Store = LOCAL) -> Glance:
     )
 
 
-def _look(folder: str, writer: str, store: Store) -> _Seen:
-    seen = _Seen()
+def _look(folder: str, writer: str, store: Store) -> Tally:
+    seen = Tally()
     for table in WriterReader(folder, writer, skip_missing=True, store=store).tables():
-        _count(seen, table)
+        count(seen, table)
     return seen
 
 
-def _count(seen: _Seen, table: pa.Table) -> None:
+def count(seen: Tally, table: pa.Table) -> None:
+    """Add the rows of whole events of one writer to its tally."""
     import pyarrow.compute as pc
 
     seqs = table.column("seq")
@@ -131,7 +154,7 @@ def _count(seen: _Seen, table: pa.Table) -> None:
         _state(seen, time, row)
 
 
-def _state(seen: _Seen, time: int, row: dict[str, Any]) -> None:
+def _state(seen: Tally, time: int, row: dict[str, Any]) -> None:
     if row["key"] not in ("state", "exit_code"):
         return
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from eventlog.catalog import Found
 from eventlog.errors import EventlogError, TemporaryError
 from replayers.pace import Backoff, Pace
-from replayers.replay import Outcome, Progress, Replayer, Settings
+from replayers.replay import Outcome, Progress, Replayer, Settings, delivery_of, unchanged
 from replayers.target import Target
 
 #: What the system says of a full disk: of the state folder, say.
@@ -88,7 +88,7 @@ class Stream:
         self._woken.clear()
         self.error, self.exit_code, self.reason = None, 0, None
         try:
-            outcome = self._opened(target).run(enough)
+            outcome = self._unchanged(target) or self._opened(target).run(enough)
         except Exception as error:
             if os.environ.get("EVENTLOG_DEBUG") and not isinstance(error, (EventlogError, OSError)):
                 traceback.print_exc()
@@ -111,6 +111,11 @@ class Stream:
             # What it had to make durable is: the last words of a ledger's segment are none of it.
             with contextlib.suppress(OSError, EventlogError):
                 replayer.__exit__(None, None, None)
+
+    def _unchanged(self, target: Target) -> Outcome | None:
+        if self.open or self.settings.repair or self.settings.retry_quarantined:
+            return None
+        return unchanged(self.found, delivery_of(self.found, target, self.state))
 
     def _opened(self, target: Target) -> Replayer:
         if self._replayer is not None and self._target is not target:

@@ -19,7 +19,7 @@ from eventlog.seal import seal
 from replayers.lane import Lane, work
 from replayers.pace import Pace, parse_rate
 from replayers.registry import make_target
-from replayers.replay import BATCH_ROWS, Settings
+from replayers.replay import BATCH_ROWS, Settings, delivery_of, unchanged
 from replayers.stream import Stream
 from replayers.sync_report import exit_code, print_reports, report_of
 from replayers.target import RunInfo, Target
@@ -102,7 +102,8 @@ def sync(
     codes = [item.error.exit_code for item in bad]
     report_unreadable(bad)
     for item in found:
-        _seal_quietly(item)
+        if not all(_is_settled(item, lane.target, state) for lane in lanes):
+            _seal_quietly(item)
     with output.bars(quiet=as_json) as more:
         for lane in lanes:
             for item in found:
@@ -133,6 +134,14 @@ def _target(spec: str, found: list[Found]) -> Target:
         return blobs.get(folder, digest)
 
     return make_target(spec, read_blob, places=sorted({item.journal for item in found}))
+
+
+def _is_settled(item: Found, target: Target, state: str | None) -> bool:
+    try:
+        delivery = delivery_of(item, target, state_folder(item.journal, state))
+        return unchanged(item, delivery) is not None
+    except (OSError, EventlogError):
+        return False
 
 
 def _seal_quietly(item: Found) -> None:

@@ -1,0 +1,459 @@
+"""The loop of one run and one target: read, map, send, confirm, advance.
+
+For each batch: what is to be sent is made durable, then the mark *attempted*; the batch is sent;
+the target is asked anew whether it holds it; the ledger tells it; the cursor moves. Killed
+anywhere, the next call asks the target what it holds of the events between the marks, and sends
+what it does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from eventlog.attempts import attempts
+from eventlog.catalog import Found
+from eventlog.delivery import Cursor, Delivery, footprint
+from eventlog.errors import IntegrityError, TemporaryError
+from eventlog.event import NOTE, STATE, digest
+from eventlog.files import Files
+from eventlog.frame import to_events
+from eventlog.glance import Glance, Tally, count, sum_up
+from eventlog.ledger import DELIVERY, LOSS, MAPPING, QUARANTINE
+from eventlog.reader import Missing, WriterReader, headers, listing, unreadable
+from eventlog.segment import Header
+from eventlog.views import All, View, open_view
+from replayers.about import run_info
+from replayers.batches import (
+    batches,
+    last_metric,
+    metrics,
+    of_seqs,
+    points,
+    start_of_last,
+    upto,
+    without,
+)
+from replayers.binding import bind, durable_events
+from replayers.durable import Durable
+from replayers.lease import Lost
+from replayers.outcome import Outcome, Progress, Settings
+from replayers.pace import LONGEST_WISH, Pace, Stopped
+from replayers.positions import Positions
+from replayers.target import (
+    Change,
+    Rejected,
+    Retry,
+    RunState,
+    Session,
+    Target,
+    with_writer,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Answer = TypeVar("Answer")
+
+
+class Loop:
+    """The loop; see `replayers.replay.Replayer`, which holds its lease."""
+
+    def __init__(
+        self,
+        found: Found,
+        target: Target,
+        delivery: Delivery,
+        settings: Settings,
+        progress: Progress,
+        pace: Pace,
+        still_ours: Callable[[], None],
+        files: Files,
+    ) -> None:
+        self.found = found
+        self.folder = found.folder
+        self.target = target
+        self.delivery = delivery
+        self.settings = settings
+        self.progress = progress
+        self.pace = pace
+        self.still_ours = still_ours
+        self.footprint = ""
+        self.parts: dict[str, list[Header]] = {}
+        self.cursor, self.known = delivery.load()
+        self.durable = Durable(found.folder, files)
+        self.held = Positions()
+        self.tallies: dict[str, Tally] = {}
+        self.outcome = Outcome(found.run.id, f"{target.kind}:{target.address}")
+        self._session: Session | None = None
+
+    # ---------------------------------------------------------------- the whole
+
+    def run(self, enough: Callable[[], bool]) -> Outcome:
+        """Send what is new; behind a batch, `enough` may end it early."""
+        self.outcome = Outcome(self.found.run.id, f"{self.target.kind}:{self.target.address}")
+        self.enough, self.moved = enough, False
+        self.footprint = footprint(self.folder)
+        self.parts = headers(self.folder)
+        vars(self).pop("view", None)
+        self._bind()
+        lost = self._unreadable()
+        for writer, reason in lost.items():
+            self.outcome.missing[writer] = [Missing(0, -1, reason)]
+        try:
+            if self.settings.retry_quarantined:
+                for writer in self._writers():
+                    self._retry(writer)
+            for writer in self._writers():
+                self._writer(writer)
+                if self.outcome.more:
+                    return self.outcome
+            seen = sum_up(self.parts, {w: self._tally(w) for w in self.parts}, lost)
+            if not self.outcome.missing:
+                if self.cursor.state != _final_state(seen):
+                    self._finish(seen)
+                self._rest(seen)
+        finally:
+            self._count()
+        return self.outcome
+
+    def _unreadable(self) -> dict[str, str]:
+        known = set(listing(self.folder).writers) <= set(self.parts)
+        return {} if known else unreadable(self.folder)
+
+    def _rest(self, seen: Glance) -> None:
+        """Remember that everything is settled, so that the next call need not look."""
+        print = self.footprint if seen.ends == self._acked() else ""
+        if (self.cursor.footprint, self.cursor.status) != (print, seen.status):
+            self._save(dataclasses.replace(self.cursor, footprint=print, status=seen.status))
+
+    def _acked(self) -> dict[str, int]:
+        marks = {w: self.cursor.mark(w) for w in self.parts}
+        return {w: mark.acked for w, mark in marks.items()}
+
+    def _writers(self) -> list[str]:
+        """Return the writers in the order in which their events are sent."""
+        return [writer for attempt in attempts(self.parts) for writer in attempt.writers]
+
+    def _count(self) -> None:
+        outcome = self.outcome
+        outcome.known_as = self.cursor.known_as
+        outcome.settled = sum(self._acked().values())
+        ends = self._ends()
+        for writer, gaps in outcome.missing.items():
+            ends[writer] = max(ends.get(writer, 0), *(gap.last + 1 for gap in gaps))
+        outcome.events = max(sum(ends.values()), outcome.settled)
+        outcome.quarantined = sum(len(v) for v in self.cursor.quarantined.values())
+
+    def _ends(self) -> dict[str, int]:
+        """Return the seq behind the last event of each writer, as far as names and cursor say."""
+        found = listing(self.folder)
+        ends = {}
+        for writer, parts in self.parts.items():
+            sealed = [name.last + 1 for name in found.sealed.get(writer, ())]
+            acked = self.cursor.mark(writer).acked
+            ends[writer] = max([acked, *sealed, *(part.first_seq for part in parts)])
+        return ends
+
+    # ---------------------------------------------------------------- journal and cursor
+
+    def _bind(self) -> None:
+        """Refuse a journal that is not the one that was delivered."""
+        target = self.outcome.target
+        bound = bind(
+            self.folder, self.cursor, self.parts, target=target, state=self.delivery.folder
+        )
+        if bound.other:
+            self.outcome.notes.append(
+                f"the state folder tells of another journal of this run: {target} is asked anew "
+                "what it holds"
+            )
+            self.known = False
+        for loss in bound.losses:
+            self.outcome.notes.append(
+                f"events {loss.first} to {loss.last} of writer {loss.writer} were delivered and "
+                "then lost by the journal's disk (power?); the target has them, the journal not"
+            )
+            self.delivery.record(LOSS, dataclasses.asdict(loss))
+        if bound.losses:
+            self.delivery.sync_ledger()
+            self._save(bound.cursor)
+        self.cursor = bound.cursor
+
+    def _save(self, cursor: Cursor) -> None:
+        self.still_ours()
+        self.cursor = dataclasses.replace(cursor, synced=time.time_ns())
+        self.delivery.save(self.cursor)
+
+    # ---------------------------------------------------------------- one writer
+
+    @functools.cached_property
+    def view(self) -> View:
+        """The view that is sent, as of this call."""
+        alone = self.settings.view == "effective" and len(attempts(self.parts)) == 1
+        # What one attempt logged is superseded only where it said that it went back.
+        if alone and not self._rewinds():
+            return All("effective")
+        return open_view(self.folder, self.settings.view)
+
+    def _rewinds(self) -> bool:
+        """Return whether the run ever said that it went back."""
+        if not self.cursor.rewound and any(map(self._rewinds_ahead, self.parts)):
+            self.cursor = dataclasses.replace(self.cursor, rewound=True)
+        return self.cursor.rewound
+
+    def _rewinds_ahead(self, writer: str) -> bool:
+        import pyarrow.compute as pc
+
+        reader = WriterReader(self.folder, writer, start=self.cursor.mark(writer).acked)
+        for table in reader.tables():
+            stated = pc.equal(table.column("kind"), STATE)
+            if pc.any(pc.and_(stated, pc.equal(table.column("key"), "rewind"))).as_py():
+                return True
+        return False
+
+    def _tally(self, writer: str) -> Tally:
+        """Return what the events of a writer before its mark add up to."""
+        if writer not in self.tallies:
+            mark = self.cursor.mark(writer)
+            tally = Tally(**mark.tally) if mark.tally is not None else Tally()
+            if tally.end != mark.acked:  # the cursor is of an earlier version
+                tally = Tally()
+                for table in upto(
+                    WriterReader(self.folder, writer, skip_missing=True).tables(), mark.acked
+                ):
+                    count(tally, table)
+            self.tallies[writer] = tally
+        return self.tallies[writer]
+
+    def _writer(self, writer: str) -> None:
+        reader = WriterReader(self.folder, writer, start=self.cursor.mark(writer).acked)
+        for whole in reader.tables():
+            for table in batches(whole, self.settings.batch_rows):
+                if self.moved and self.enough():
+                    self.outcome.more = True
+                    return
+                self.pace.wait(0)
+                self._batch(writer, table, self.view.rows(writer, table))
+                self.moved = True
+                done = sum(self._acked().values())
+                self.progress(done, max(sum(self._ends().values()), done))
+        if reader.missing:
+            self.outcome.missing[writer] = reader.missing
+        ranges = self.held.ranges(writer)
+        if ranges and ranges[-1][1] >= reader.next_seq:
+            self.outcome.notes.append(
+                f"it holds events {reader.next_seq} to {ranges[-1][1]} of writer {writer}, which "
+                "this journal does not have (a copy in part, or a tail that was lost)"
+            )
+        mark = self.cursor.mark(writer)
+        durable = durable_events(reader, mark)
+        if durable != mark.durable:
+            self._save(self.cursor.with_mark(writer, dataclasses.replace(mark, durable=durable)))
+
+    def _retry(self, writer: str) -> None:
+        """Send again what the target refused for good, in batches of one event."""
+        waiting = self.cursor.quarantined.get(writer, [])
+        for table in of_seqs(self.folder, writer, waiting):
+            rows = self.view.rows(writer, table)
+            seq = table.column("seq")[0].as_py()
+            if rows.num_rows:
+                self.durable.make(writer)
+                if not self._deliver(
+                    self.session(), writer, with_writer(rows, writer), how="retried"
+                ).num_rows:
+                    continue
+            self.delivery.sync_ledger()
+            self._save(self.cursor.without_quarantined(writer, [seq]))
+
+    def _batch(self, writer: str, table: pa.Table, rows: pa.Table) -> None:
+        """Settle the events of `table`, of which `rows` are to be in the target."""
+        sent = self.cursor.mark(writer).sent
+        if rows.num_rows:
+            session = self.session()
+            new = without(rows, self.held.ranges(writer))
+            # What is left out is held already.
+            sent = last_metric(rows, sent) if new.num_rows < rows.num_rows else sent
+            rows = new
+        last = to_events(table.slice(start_of_last(table)))[-1]
+        tally = dataclasses.replace(self._tally(writer))
+        count(tally, table)
+        if rows.num_rows:
+            self.durable.make(writer)
+            mark = self.cursor.mark(writer)
+            attempted = dataclasses.replace(mark, attempted=max(mark.attempted, last.seq + 1))
+            self._save(self.cursor.with_mark(writer, attempted))
+            sent = last_metric(self._deliver(session, writer, with_writer(rows, writer)), sent)
+        steps = table.column("step").drop_null()
+        step = steps[-1].as_py() if len(steps) else self.cursor.mark(writer).step
+        mark = self.cursor.mark(writer)
+        settled = dataclasses.replace(
+            mark,
+            acked=last.seq + 1,
+            attempted=max(last.seq + 1, mark.attempted),
+            crc=digest(last),
+            step=step,
+            time=last.time,
+            sent=sent,
+            lost=None,
+            tally=dataclasses.asdict(tally),
+        )
+        self.delivery.sync_ledger()
+        self._save(self.cursor.with_mark(writer, settled))
+        self.tallies[writer] = tally
+
+    # ---------------------------------------------------------------- the target
+
+    def session(self) -> Session:
+        """Return the open session; on the first call ask the target what it holds."""
+        if self._session is None:
+            self._session = self._open()
+            self.outcome.contacted = True
+            # Without a cursor, or killed between two marks, only the target knows.
+            unsure = not self.known or any(
+                m.attempted > m.acked for m in self.cursor.writers.values()
+            )
+            if unsure:
+                self.held = self._again(self._session.held)
+            self._check_target(self._session)
+            if self._session.known_as != self.cursor.known_as:
+                self._save(
+                    dataclasses.replace(
+                        self.cursor, known_as=self._session.known_as, rules=self.target.rules
+                    )
+                )
+        return self._session
+
+    def _check_target(self, session: Session) -> None:
+        """Refuse a target that no longer holds what it was seen to hold: it was emptied, deleted
+        or restored, and what lies in front of the cursor would never be sent again.
+        """
+        if getattr(session, "notices_loss", False):
+            return
+        for writer, mark in self.cursor.writers.items():
+            if mark.sent is None:
+                continue
+            table = next(WriterReader(self.folder, writer, start=mark.sent).tables(), None)
+            if table is None:
+                continue
+            first = table.slice(0, int(table.column("seq").to_numpy().searchsorted(mark.sent + 1)))
+            rows = metrics(self.view.rows(writer, first))
+            if rows.num_rows and not self._again(
+                functools.partial(session.confirm, with_writer(rows, writer))
+            ):
+                raise IntegrityError(
+                    f"the target was seen to hold event {mark.sent} of writer {writer}, and holds "
+                    "it no more; nothing was sent",
+                    on=f"{self.outcome.target} run {session.known_as}",
+                    hint="bring its data back, or remove the state folder "
+                    f"{self.delivery.folder} to have everything sent that it does not hold",
+                )
+
+    def _open(self) -> Session:
+        info = run_info(self.found, self.cursor.known_as, adopt_by_name=self.settings.adopt_by_name)
+        target = self.target
+        return self._again(lambda: target.open(info))
+
+    def _deliver(
+        self, session: Session, writer: str, rows: pa.Table, *, how: str = "read back"
+    ) -> pa.Table:
+        """Send rows and see them confirmed; put into quarantine what is refused for good. Return
+        those that are held.
+        """
+        begun = time.time_ns()
+        while rows.num_rows:
+            try:
+                changes = self._send(session, rows)
+                break
+            except Rejected as error:
+                rows = self._quarantine(writer, rows, error)
+        else:
+            return rows
+        seqs = rows.column("seq")
+        first, last = seqs[0].as_py(), seqs[-1].as_py()
+        events = len(seqs.unique())
+        new = points(rows)
+        self.outcome.sent += events
+        self.outcome.points += new
+        self.outcome.changes += sum(change.count for change in changes)
+        record = self.delivery.record
+        span = {"writer": writer, "first_seq": first, "last_seq": last}
+        record(
+            DELIVERY,
+            {**span, "events": events, "points": new, "begun": begun, "how": how},
+        )
+        for change in changes:
+            record(MAPPING, {"writer": writer, **_change(change)})
+        return rows
+
+    def _send(self, session: Session, rows: pa.Table) -> list[Change]:
+        """Send until the target, asked anew, holds the rows."""
+
+        def once() -> list[Change]:
+            self.pace.take(rows.num_rows)
+            self.still_ours()
+            changes = session.send(rows)
+            if not session.confirm(rows):
+                raise Retry(
+                    "the target took a batch, and does not hold it when asked",
+                    on=self.outcome.target,
+                )
+            return changes
+
+        return self._again(once)
+
+    def _quarantine(self, writer: str, rows: pa.Table, error: Rejected) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        seqs = rows.column("seq")
+        bad = sorted(set(seqs.to_pylist()) & error.seqs)
+        if not bad:
+            raise IntegrityError(
+                f"the target refused a batch and named no event of it ({error.what})",
+                on=self.outcome.target,
+            ) from error
+        self.delivery.record(QUARANTINE, {"writer": writer, "seqs": bad, "reason": error.what})
+        self._save(self.cursor.with_quarantined(writer, bad))
+        return rows.filter(pc.invert(pc.is_in(seqs, pa.array(bad, seqs.type))))
+
+    def _again(self, action: Callable[[], Answer]) -> Answer:
+        """Do something that may fail for a while; give up after some tries."""
+        low, high = self.settings.backoff
+        for attempt in range(1, self.settings.tries + 1):
+            try:
+                return action()
+            except (Stopped, Lost):
+                raise
+            except TemporaryError as error:
+                wished = getattr(error, "after", None) or 0.0
+                self.pace.hold(wished)  # all runs of this target are to leave it alone
+                if attempt == self.settings.tries or wished > LONGEST_WISH:
+                    raise
+                pause = min(high, low * 2.0**attempt) * random.uniform(0.5, 1.0)  # noqa: S311
+                self.pace.wait(max(pause, wished))
+        raise AssertionError("unreachable")
+
+    def _finish(self, seen: Glance) -> None:
+        """Tell the target how the run stands."""
+        self.still_ours()
+        session = self.session()
+        final = _final_state(seen)
+        self._again(lambda: session.close(RunState(seen.status, seen.ended, seen.exit_code)))
+        self.delivery.record(NOTE, {"state": final})
+        self.delivery.sync_ledger()
+        self._save(dataclasses.replace(self.cursor, state=final))
+        self._session = None  # it was let go of: what comes later opens another
+
+
+def _final_state(seen: Glance) -> str:
+    return f"{seen.status} {seen.exit_code} {seen.ended}"
+
+
+def _change(change: Change) -> dict[str, Any]:
+    fields = dataclasses.asdict(change)
+    return {key: value for key, value in fields.items() if value != ""}

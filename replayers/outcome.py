@@ -1,0 +1,69 @@
+"""How a sync is to behave, and what one call did."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from eventlog.reader import Missing
+
+#: Rows of a batch: some 1,000 events of twenty metrics.
+BATCH_ROWS = 20_000
+#: How often a batch is tried, and how long it is waited between, in seconds.
+TRIES = 5
+BACKOFF = (0.2, 10.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How the loop behaves."""
+
+    view: str = "effective"
+    batch_rows: int = BATCH_ROWS
+    tries: int = TRIES
+    backoff: tuple[float, float] = BACKOFF
+    adopt_by_name: bool = False
+    retry_quarantined: bool = False
+    repair: bool = False
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What one call did.
+
+    Attributes
+    ----------
+    sent, points:
+        Events and rows of metrics that were sent.
+    settled:
+        Events that the target is proven to hold, or that the view leaves out, of `events`, which
+        counts those that are missing as well.
+    quarantined:
+        Events that the target will never take, in this and earlier calls.
+    missing:
+        Events that no file of the journal holds, by writer: the loop stops in front of them.
+    contacted:
+        Whether the target was asked anything.
+    more:
+        Whether the call ended early, as it was asked to.
+    notes:
+        What people should know beside.
+    """
+
+    run: str
+    target: str
+    known_as: str | None = None
+    sent: int = 0
+    points: int = 0
+    settled: int = 0
+    events: int = 0
+    quarantined: int = 0
+    changes: int = 0
+    missing: dict[str, list[Missing]] = dataclasses.field(default_factory=dict)
+    contacted: bool = False
+    more: bool = False
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+#: Called with (settled, events) now and then.
+Progress = Callable[[int, int], None]
