@@ -6,7 +6,9 @@ many bytes with os.write while another thread syncs that file, show how much of 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import dataclasses
 import os
 import statistics
 import threading
@@ -19,42 +21,60 @@ from bench_parts.figures import Bar, Found, Spread, Table, short
 
 #: Seconds between the syncs of the bare file: those of the group commit.
 _EVERY = 0.5
-RATE = 1000
+#: Mode, calls a second (0: flat out, 200 MB a second, more than many disks take), calls in a block.
+MODES = (("1,000 a second", 1000, 2000), ("flat out", 0, 60_000))
+#: Enough for the longest of some hundred thousand calls.
+MOST_ROUNDS = 3
+GROUP = "eventlog, group"
 Log = Callable[[dict[str, float], int], Any]
 
 
+@dataclasses.dataclass
+class _Calls:
+    """The calls of one way, in us: by block, and those of all blocks that overlap a sync."""
+
+    blocks: list[list[float]] = dataclasses.field(default_factory=list)
+    in_sync: list[float] = dataclasses.field(default_factory=list)
+
+
 def measure(rounds: int, scale: float) -> Found:
-    """Measure blocks of some seconds at 1,000 calls a second, in turn."""
-    found: dict[str, list[list[float]]] = {name: [] for name in WAYS}
-    syncs = _SyncTimes()
-    during: dict[str, list[float]] = {name: [] for name in WAYS}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(syncs)
+    """Measure blocks of every way in turn, at a pace of training and flat out."""
+    tables, bars = [], []
+    with _SyncTimes() as syncs, contextlib.ExitStack() as stack:
         opened = {name: stack.enter_context(way()) for name, way in WAYS.items()}
-        for _ in range(rounds):
-            for name, log in opened.items():
-                syncs.spans.clear()
-                begun = _block(log, max(int(3000 * scale), 20))
-                found[name].append([took for _at, took in begun])
-                during[name] += [took for at, took in begun if syncs.overlap(at, at + took)]
-                time.sleep(2 * _EVERY)
-    return _told(found, during)
+        for mode, rate, calls in MODES:
+            found = {name: _Calls() for name in opened}
+            for _ in range(min(rounds, MOST_ROUNDS)):
+                for name, log in opened.items():
+                    _block(log, max(int(calls * scale), 20), rate, syncs, found[name])
+            tables.append(_table(mode, found))
+            group = found[GROUP].blocks
+            ratio = Spread.of(figures.quantile(b, 0.99) / statistics.median(b) for b in group)
+            bars.append(
+                Bar(f"log(), group commit at work, {mode}: p99 / its median", 10, ratio, "x")
+            )
+    return Found("stalls", bars, tables)
 
 
-def _block(log: Log, calls: int) -> list[tuple[float, float]]:
-    """Return when each call began and how long it took, in us."""
+def _block(log: Log, calls: int, rate: int, syncs: _SyncTimes, found: _Calls) -> None:
     data = mix.steps()
     now = time.perf_counter_ns
-    out = []
+    took, at = [0.0] * calls, [0.0] * calls
+    syncs.spans.clear()
     begun = now()
     for i in range(calls):
-        wait = begun + i * 1_000_000_000 // RATE - now()
-        if wait > 0:
-            time.sleep(wait / 1e9)
+        if rate:
+            wait = begun + i * 1_000_000_000 // rate - now()
+            if wait > 0:
+                time.sleep(wait / 1e9)
+        values = data[i % len(data)]
         start = now()
-        log(data[i % len(data)], i)
-        out.append((start / 1e3, (now() - start) / 1e3))
-    return out
+        log(values, i)
+        took[i] = (now() - start) / 1e3
+        at[i] = start / 1e3
+    time.sleep(2 * _EVERY)  # what the last calls left to sync is synced outside of other blocks
+    found.blocks.append(took)
+    found.in_sync += syncs.during(at, took)
 
 
 class _SyncTimes:
@@ -64,8 +84,9 @@ class _SyncTimes:
         self.spans: list[tuple[float, float]] = []
         self._genuine = os.fdatasync
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _SyncTimes:
         os.fdatasync = self._timed  # type: ignore[assignment]
+        return self
 
     def __exit__(self, *_: object) -> None:
         os.fdatasync = self._genuine
@@ -77,9 +98,14 @@ class _SyncTimes:
         finally:
             self.spans.append((begun, time.perf_counter_ns() / 1e3))
 
-    def overlap(self, start: float, stop: float) -> bool:
-        """Return whether a sync was at work between two times."""
-        return any(a < stop and start < b for a, b in self.spans)
+    def during(self, at: list[float], took: list[float]) -> list[float]:
+        """Return how long those calls took during which a sync was at work."""
+        found = []
+        for a, b in self.spans:
+            first = bisect.bisect_left(at, a)
+            first -= first > 0 and at[first - 1] + took[first - 1] > a
+            found += took[first : bisect.bisect_left(at, b)]
+        return found
 
 
 # ------------------------------------------------------------------------------ ways
@@ -88,7 +114,7 @@ class _SyncTimes:
 @contextlib.contextmanager
 def _synced_file() -> Iterator[Log]:
     """os.write into a file that another thread syncs."""
-    fd = os.open("bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    fd = os.open("synced", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     content = b"x" * ways.frame_size(mix.steps(1)[0])
     over, written = threading.Event(), threading.Event()
 
@@ -124,39 +150,23 @@ WAYS: dict[str, Callable[[], contextlib.AbstractContextManager[Log]]] = {
     "os.write, no sync": ways.bare_write,
     "os.write, synced": _synced_file,
     "eventlog, os": lambda: _run("os"),
-    "eventlog, group": lambda: _run("group"),
+    GROUP: lambda: _run("group"),
 }
 
 
-def _told(found: dict[str, list[list[float]]], during: dict[str, list[float]]) -> Found:
+def _table(mode: str, found: dict[str, _Calls]) -> Table:
     rows = []
-    for name, blocks in found.items():
-        cells = [name, short(statistics.median(map(statistics.median, blocks)))]
-        for part in (0.99, 0.999):
-            cells += [short(statistics.median(figures.quantile(b, part) for b in blocks))]
-        cells.append(short(max(map(max, blocks))))
-        inside = during[name]
+    for name, calls in found.items():
+        quantiles = [
+            statistics.median(figures.quantile(block, part) for block in calls.blocks)
+            for part in (0.5, 0.99, 0.999)
+        ]
+        cells = [name, *map(short, [*quantiles, max(map(max, calls.blocks))])]
+        some = calls.in_sync
         cells += [
-            str(len(inside)),
-            short(statistics.median(inside)) if inside else "-",
-            short(max(inside)) if inside else "-",
+            f"{len(some):,}",
+            *(short(f(some)) if some else "-" for f in (statistics.median, max)),
         ]
         rows.append(cells)
-    columns = [
-        "way",
-        "median us",
-        "p99",
-        "p99.9",
-        "most",
-        "calls in a sync",
-        "their median",
-        "most",
-    ]
-    title = f"Stalls: single calls at {RATE:,} a second, 20 floats"
-    return Found("stalls", _bars(found), [Table(title, columns, rows)])
-
-
-def _bars(found: dict[str, list[list[float]]]) -> list[Bar]:
-    group = found["eventlog, group"]
-    ratio = Spread.of(figures.quantile(b, 0.99) / statistics.median(b) for b in group)
-    return [Bar(f"log() at {RATE:,} a second, group: p99 / its median", 10, ratio, "x")]
+    columns = ["way", "median us", "p99", "p99.9", "most", "calls in a sync", "median us", "most"]
+    return Table(f"Stalls: single calls, 20 floats, {mode}", columns, rows)
