@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from eventlog.event import GAP, Row, make_rows
 
@@ -12,8 +13,7 @@ from eventlog.event import GAP, Row, make_rows
 _ROW = 200
 
 
-@dataclasses.dataclass(frozen=True)
-class Pending:
+class Pending(NamedTuple):
     """An event without a seq: it gets one when it is appended."""
 
     time: int

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from eventlog.errors import ValueRefused
-from eventlog.value import Stored, decode, encode
+from eventlog.value import SCALARS, Stored, decode, encode
 
 #: Kinds of rows of format 1. Readers keep and count kinds they do not know.
 METRIC = "metric"
@@ -128,19 +128,21 @@ def _flatten(data: Mapping[Any, Any], prefix: str, flat: Flat, above: set[int]) 
         flat.refused.append(f"{prefix[:-1]!r}: it contains itself or is nested too deep")
         return
     above.add(id(data))
+    values = flat.values
     for key, value in data.items():
-        name = _key(key)
+        name = key if type(key) is str and key.isascii() else _key(key)
         if name is None:
             flat.refused.append(f"the key {_shown(key)}: it is no text that can be kept")
             continue
-        name = prefix + name
-        if issubclass(type(value), Mapping):  # isinstance would ask the value, which may raise
+        if prefix:
+            name = prefix + name
+        if type(value) not in SCALARS and issubclass(type(value), Mapping):
             _flatten(value, name + "/", flat, above)
             continue
-        if name in flat.values:
+        if name in values:
             flat.twice.append(name)
-            del flat.values[name]
-        flat.values[name] = value
+            del values[name]
+        values[name] = value
     above.discard(id(data))
 
 
@@ -148,7 +150,8 @@ def _key(key: object) -> str | None:
     if isinstance(key, bool) or not isinstance(key, (str, int)):
         return None
     try:
-        text = str(key)
+        # Of a text or number that is also an Enum, `str` gives the name.
+        text = str.__str__(key) if isinstance(key, str) else int.__repr__(key)
         text.encode("utf-8")
     except ValueError:  # a lone surrogate, or a number of thousands of digits
         return None
@@ -167,6 +170,9 @@ def make_rows(kind: str, values: Iterable[tuple[str, Any]]) -> tuple[list[Row], 
     rows: list[Row] = []
     refused: list[str] = []
     for key, value in values:
+        if type(value) is float:
+            rows.append(Row(key, kind, "float64", value, None))
+            continue
         try:
             stored = value if isinstance(value, Stored) else encode(value)
         except ValueRefused as error:

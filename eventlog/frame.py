@@ -23,10 +23,12 @@ Numbers are little-endian. ``seq`` and ``time`` and ``step`` are the same in eve
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 import zlib
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventlog.errors import FormatError, ValueRefused
@@ -49,11 +51,12 @@ _META = HEAD - 8
 PREFIX = CONTINUATION + struct.pack("<i", _META)
 _AT_BODY_LENGTH = 8 + 24
 _AT_ROWS = 8 + 64
+_AT_NODES = 8 + 84 + 4
+_AT_PLACES = 8 + 220 + 4
 _AT_DURABLE = 8 + 592 + len("durable=")
 _AT_CRC = HEAD - 9
 _COLUMNS = 8
 _BUFFERS = 20
-_CACHE = 512
 
 
 def schema() -> pa.Schema:
@@ -85,14 +88,14 @@ class Shape:
     __slots__ = ("count", "exact", "head", "middle", "narrow", "numbers", "stepless", "tail")
 
     def __init__(self, rows: Sequence[Row], *, with_step: bool) -> None:
-        probe = _Body(rows, 0, 0, 0 if with_step else None)
+        probe = _lay_out(rows, 0, 0, 0 if with_step else None)
+        step, keys, numbers, rest = (probe.offsets[i] for i in (4, 6, _NUMBERS, _NUMBERS + 1))
         self.count = len(rows)
         self.head = _metadata(len(rows), probe)[:_AT_DURABLE]
-        start, stop = probe.numbers_at
-        self.middle = probe.bytes[probe.keys_at : start]
-        self.tail = probe.bytes[stop:]
+        self.middle = probe.body[keys:numbers]
+        self.tail = probe.body[rest:]
         self.numbers = struct.Struct(f"<{len(rows)}d")
-        self.stepless = None if with_step else probe.bytes[probe.step_at : probe.keys_at]
+        self.stepless = None if with_step else probe.body[step:keys]
         words = [row.type for row in rows]
         # Integers may have grown beyond what a float64 holds; a narrow NaN may lose its payload.
         self.exact = tuple(i for i, w in enumerate(words) if w.startswith(("int", "uint")))
@@ -110,17 +113,17 @@ class Shape:
         for i in self.exact:
             if not -EXACT <= values[i] <= EXACT:
                 return False
-        return all(values[i] == values[i] for i in self.narrow)
+        return not self.narrow or all(values[i] == values[i] for i in self.narrow)
 
-    def body(self, seq: int, time: int, step: int | None, values: Sequence[Any]) -> bytes:
-        """Return the body of a frame."""
+    def parts(self, seq: int, time: int, step: int | None, values: Sequence[Any]) -> bytes:
+        """Return the body of a frame, and the zero before it that ends the metadata."""
         n = self.count
-        pack = _INT64.pack
-        steps = self.stepless if step is None else pack(step) * n
+        steps = self.stepless if step is None else _pack(step) * n
         return b"".join(
             (
-                pack(seq) * n,
-                pack(time) * n,
+                b"\0",
+                _pack(seq) * n,
+                _pack(time) * n,
                 steps,
                 self.middle,
                 self.numbers.pack(*values),
@@ -134,20 +137,20 @@ class Encoder:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._durable = b"%016x" % 0
         self._mark = 0
+        self._durable = _DURABLE % 0
 
     def mark(self, durable: int) -> None:
         """Note that the events before seq `durable` survive a power cut."""
         if durable != self._mark:
             self._mark = durable
-            self._durable = b"%016x" % durable
+            self._durable = _DURABLE % durable
 
     def numbers(
         self, shape: Shape, seq: int, time: int, step: int | None, values: Sequence[Any]
     ) -> bytes:
         """Return the frame of an event of a known shape."""
-        return self._finish(shape.head, shape.body(seq, time, step, values))
+        return self._finish(shape.head, shape.parts(seq, time, step, values))
 
     def event(self, event: Event) -> bytes:
         """Return the frame of any event.
@@ -157,84 +160,111 @@ class Encoder:
         ValueRefused
             If the frame would be larger than `MAX_FRAME`.
         """
-        body = _Body(event.rows, event.seq, event.time, event.step)
-        if HEAD + len(body.bytes) > MAX_FRAME:
+        layout = _lay_out(event.rows, event.seq, event.time, event.step)
+        if HEAD + len(layout.body) > MAX_FRAME:
             raise ValueRefused(
-                f"an event of {len(event.rows)} keys and {HEAD + len(body.bytes)} bytes is larger "
+                f"an event of {len(event.rows)} keys and {HEAD + len(layout.body)} bytes is larger "
                 f"than the {MAX_FRAME} bytes that one event may have",
                 hint="log it in several calls",
             )
-        return self._finish(_metadata(len(event.rows), body)[:_AT_DURABLE], body.bytes)
+        head = _metadata(len(event.rows), layout)[:_AT_DURABLE]
+        return self._finish(head, b"\0" + layout.body)
 
     def again(self, frame: bytes) -> bytes:
         """Return the frame of another segment as one of this segment, its durable mark kept."""
         crc = zlib.crc32(frame[_AT_CRC + 8 :], zlib.crc32(frame[:_AT_CRC], self.seed))
         return frame[:_AT_CRC] + b"%08x" % crc + frame[_AT_CRC + 8 :]
 
-    def _finish(self, start: bytes, body: bytes) -> bytes:
-        head = b"".join((start, self._durable, b" crc32="))
-        rest = b"\0" + body
+    def _finish(self, start: bytes, rest: bytes) -> bytes:
+        head = start + self._durable
         crc = zlib.crc32(rest, zlib.crc32(head, self.seed))
-        return b"".join((head, b"%08x" % crc, rest))
+        return b"%b%08x%b" % (head, crc, rest)
 
 
 _INT64 = struct.Struct("<q")
+_pack = _INT64.pack
+_DURABLE = b"%016x crc32="
+#: Which of the 20 buffers holds the numbers.
+_NUMBERS = 16
 
 
-class _Body:
-    """The buffers of a record batch, and where they lie."""
+class _Layout(NamedTuple):
+    """A body: its bytes, where its buffers lie in it, and how many nulls each column has."""
 
-    def __init__(self, rows: Sequence[Row], seq: int, time: int, step: int | None) -> None:
-        n = len(rows)
-        self._parts: list[bytes] = []
-        self.buffers: list[tuple[int, int]] = []
-        self.nulls = [0] * _COLUMNS
-        self._size = 0
-        self._fixed(_INT64.pack(seq) * n)
-        self._fixed(_INT64.pack(time) * n)
-        self.step_at = self._size
-        self._fixed(_INT64.pack(step or 0) * n, 2, [step is not None] * n)
-        self.keys_at = self._size
-        self._texts([row.key.encode() for row in rows])
-        self._texts([row.kind.encode("ascii") for row in rows])
-        self._texts([row.type.encode("ascii") for row in rows])
-        numbers = [row.num for row in rows]
-        packed = struct.pack(f"<{n}d", *(0.0 if x is None else x for x in numbers))
-        self._fixed(packed, 6, [x is not None for x in numbers])
-        self.numbers_at = (self._size - len(packed), self._size)
-        datas = [row.data for row in rows]
-        self._texts([d or b"" for d in datas], 7, [d is not None for d in datas])
-        self.bytes = b"".join(self._parts)
-
-    def _add(self, data: bytes) -> None:
-        self.buffers.append((self._size, len(data)))
-        data += b"\0" * (-len(data) % 8)
-        self._parts.append(data)
-        self._size += len(data)
-
-    def _validity(self, column: int, present: list[bool]) -> None:
-        missing = len(present) - sum(present)
-        self.nulls[column] = missing
-        bits = int("".join("01"[here] for here in reversed(present)), 2) if missing else 0
-        self._add(bits.to_bytes((len(present) + 7) // 8, "little") if missing else b"")
-
-    def _fixed(self, data: bytes, column: int = 0, present: list[bool] | None = None) -> None:
-        self._validity(column, present or [])
-        self._add(data)
-
-    def _texts(
-        self, texts: list[bytes], column: int = 3, present: list[bool] | None = None
-    ) -> None:
-        self._validity(column, present or [])
-        offsets = [0]
-        for text in texts:
-            offsets.append(offsets[-1] + len(text))
-        self._add(struct.pack(f"<{len(offsets)}i", *offsets))
-        self._add(b"".join(texts))
+    body: bytes
+    offsets: list[int]
+    lengths: list[int]
+    nulls: tuple[int, ...]
 
 
-def _metadata(rows: int, body: _Body) -> bytes:
-    """Return prefix and metadata of a frame, its checksum still zero.
+def _lay_out(rows: Sequence[Row], seq: int, time: int, step: int | None) -> _Layout:
+    n = len(rows)
+    keys, kinds, types, numbers, datas = zip(*rows, strict=True)
+    stepless, steps = (n, bytes(8 * n)) if step is None else (0, _pack(step) * n)
+    numberless, datasless = numbers.count(None), datas.count(None)
+    known = [0.0 if x is None else x for x in numbers] if numberless else numbers
+    pieces = [d or b"" for d in datas] if datasless < n else []
+    buffers = (
+        *(b"", _pack(seq) * n),
+        *(b"", _pack(time) * n),
+        *(_bits(n, stepless, None), steps),
+        *(b"", *_texts(keys)),
+        *(b"", *_words(kinds)),
+        *(b"", *_words(types)),
+        *(_bits(n, numberless, numbers), _row(n, "d").pack(*known)),
+        _bits(n, datasless, datas),
+        _row(n + 1, "i").pack(*accumulate(map(len, pieces), initial=0))
+        if pieces
+        else bytes(4 * n + 4),
+        b"".join(pieces),
+    )
+    lengths = list(map(len, buffers))
+    padded = [b + _PADS[len(b) & 7] for b in buffers]
+    offsets = list(accumulate(map(len, padded), initial=0))
+    offsets.pop()
+    nulls = (0, 0, stepless, 0, 0, 0, numberless, datasless)
+    return _Layout(b"".join(padded), offsets, lengths, nulls)
+
+
+_PADS = tuple(b"\0" * (-n % 8) for n in range(8))
+
+
+@functools.lru_cache(1024)
+def _row(n: int, code: str) -> struct.Struct:
+    return struct.Struct(f"<{n}{code}")
+
+
+def _bits(n: int, missing: int, values: Sequence[object] | None) -> bytes:
+    """Return which of a column's values are there, a bit each; nothing if all are."""
+    if not missing:
+        return b""
+    if missing == n or values is None:
+        return bytes((n + 7) // 8)
+    bits = int("".join("0" if v is None else "1" for v in reversed(values)), 2)
+    return bits.to_bytes((n + 7) // 8, "little")
+
+
+def _texts(texts: Sequence[str]) -> tuple[bytes, bytes]:
+    """Return the offsets and the bytes of a column of text."""
+    data = "".join(texts).encode()
+    sizes = map(len, texts)
+    ends = list(accumulate(sizes, initial=0))
+    if ends[-1] != len(data):  # not only ASCII
+        ends = list(accumulate((len(text.encode()) for text in texts), initial=0))
+    return _row(len(ends), "i").pack(*ends), data
+
+
+def _words(words: tuple[str, ...]) -> tuple[bytes, bytes]:
+    """Return the same for words, of which there are few."""
+    return _known_words(words) if len(words) <= _MOST_KNOWN else _texts(words)
+
+
+_MOST_KNOWN = 1024
+_known_words = functools.lru_cache(256)(_texts)
+
+
+def _metadata(rows: int, layout: _Layout) -> bytes:
+    """Return prefix and metadata of a frame, its mark and checksum still zero.
 
     The flatbuffer, by offset from its start (the numbers in brackets are what must be written)::
 
@@ -247,24 +277,37 @@ def _metadata(rows: int, body: _Body) -> bytes:
         544  1 key-value at 560         552  vtable [8 12 4 8]
         560  KeyValue: vtable 8 back; 564 key at 572; 568 value at 588
     """
-    nodes = [x for nulls in body.nulls for x in (rows, nulls)]
-    buffers = [x for pair in body.buffers for x in pair]
-    return b"".join(
-        (
-            PREFIX,
-            struct.pack("<I7H2x", 20, 14, 24, 20, 22, 12, 4, 16),
-            struct.pack("<iqIIhBx", 16, len(body.bytes), 28, 508, 4, 3),
-            struct.pack("<5H6x", 10, 20, 4, 12, 16),
-            struct.pack("<iqII4x", 16, rows, 12, 144),
-            struct.pack(f"<I{2 * _COLUMNS}q4x", _COLUMNS, *nodes),
-            struct.pack(f"<I{2 * _BUFFERS}q", _BUFFERS, *buffers),
-            struct.pack("<II4H", 1, 12, 8, 12, 4, 8),
-            struct.pack("<iII", 8, 8, 20),
-            struct.pack("<I8s4x", 8, b"eventlog"),
-            struct.pack("<I", 39),
-            b"durable=%016x crc32=%08x\0" % (0, 0),
-        )
+    head = bytearray(_BLANK)
+    _INT64.pack_into(head, _AT_BODY_LENGTH, len(layout.body))
+    _INT64.pack_into(head, _AT_ROWS, rows)
+    nodes = [rows] * (2 * _COLUMNS)
+    nodes[1::2] = layout.nulls
+    _NODES.pack_into(head, _AT_NODES, *nodes)
+    buffers = [0] * (2 * _BUFFERS)
+    buffers[::2], buffers[1::2] = layout.offsets, layout.lengths
+    _PLACES.pack_into(head, _AT_PLACES, *buffers)
+    return bytes(head)
+
+
+_NODES = struct.Struct(f"<{2 * _COLUMNS}q")
+_PLACES = struct.Struct(f"<{2 * _BUFFERS}q")
+#: The head of a frame of no rows.
+_BLANK = b"".join(
+    (
+        PREFIX,
+        struct.pack("<I7H2x", 20, 14, 24, 20, 22, 12, 4, 16),
+        struct.pack("<iqIIhBx", 16, 0, 28, 508, 4, 3),
+        struct.pack("<5H6x", 10, 20, 4, 12, 16),
+        struct.pack("<iqII4x", 16, 0, 12, 144),
+        struct.pack("<I132x", _COLUMNS),
+        struct.pack("<I320x", _BUFFERS),
+        struct.pack("<II4H", 1, 12, 8, 12, 4, 8),
+        struct.pack("<iII", 8, 8, 20),
+        struct.pack("<I8s4x", 8, b"eventlog"),
+        struct.pack("<I", 39),
+        b"durable=%016x crc32=%08x\0" % (0, 0),
     )
+)
 
 
 # ------------------------------------------------------------------------------ checking
@@ -275,18 +318,16 @@ _DIGITS = re.compile(rb"[0-9a-f]{24}")
 
 def _fixed_bytes() -> tuple[tuple[int, int, bytes], ...]:
     """Return what is the same in the head of every frame, as (start, stop, bytes)."""
-    one = _metadata(0, _Body([], 0, 0, None))
-    nodes, buffers = 8 + 84 + 4, 8 + 220 + 4
     spans = (
         (8, _AT_BODY_LENGTH),
         (_AT_BODY_LENGTH + 8, _AT_ROWS),
-        (_AT_ROWS + 8, nodes),
-        (nodes + 16 * _COLUMNS, buffers),
-        (buffers + 16 * _BUFFERS, _AT_DURABLE),
+        (_AT_ROWS + 8, _AT_NODES),
+        (_AT_NODES + 16 * _COLUMNS, _AT_PLACES),
+        (_AT_PLACES + 16 * _BUFFERS, _AT_DURABLE),
         (_AT_DURABLE + 16, _AT_CRC),
         (_AT_CRC + 8, HEAD),
     )
-    return tuple((start, stop, one[start:stop]) for start, stop in spans)
+    return tuple((start, stop, _BLANK[start:stop]) for start, stop in spans)
 
 
 _FIXED = _fixed_bytes()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from eventlog import blobs
 from eventlog.event import Row, flatten, make_rows
 from eventlog.table import as_table
-from eventlog.value import Stored, dumps
+from eventlog.value import SCALARS, Stored, dumps
 
 #: Keeps bytes beside the segments and returns their SHA-256; raises OSError.
 PutBlob = Callable[[bytes], str]
@@ -30,6 +30,8 @@ def take(kind: str, data: Mapping[Any, Any], put_blob: PutBlob) -> Taken:
     """Return the rows of what a call gave: flattened, tables and large values as blobs."""
     values, twice, refused = flatten(data)
     for key, value in values.items():
+        if type(value) in SCALARS:
+            continue
         try:
             value = as_table(value)
             if hasattr(type(value), "__eventlog__"):  # a value that keeps itself, such as a Table
@@ -38,7 +40,9 @@ def take(kind: str, data: Mapping[Any, Any], put_blob: PutBlob) -> Taken:
             values[key] = Stored("null", None, None)
             refused.append(f"{key!r}: {error}; null was kept in its place")
     rows, more = make_rows(kind, values.items())
-    return Taken(values, [_outlined(row, put_blob) for row in rows], twice, refused + more)
+    if any(row.data is not None and len(row.data) > blobs.INLINE for row in rows):
+        rows = [_outlined(row, put_blob) for row in rows]
+    return Taken(values, rows, twice, refused + more)
 
 
 def _outlined(row: Row, put_blob: PutBlob) -> Row:

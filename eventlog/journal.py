@@ -31,14 +31,14 @@ from eventlog.backlog import Backlog, Pending
 from eventlog.chain import Chain
 from eventlog.commit import Commit
 from eventlog.errors import JournalError, ValueRefused
-from eventlog.event import Event, Row, make_rows
+from eventlog.event import Event, Row
 from eventlog.files import LOCAL, Files
 from eventlog.frame import Shape, prove
 from eventlog.identity import process, random_writer
 from eventlog.intake import take
 from eventlog.options import LEVELS, Options
 from eventlog.segment import Header, SegmentWriter
-from eventlog.shapes import Shapes
+from eventlog.shapes import Call, Shapes, signed
 
 __all__ = ["LEVELS", "Health", "Options", "Writer"]
 
@@ -161,8 +161,8 @@ class Writer:
             If the writer is closed.
         """
         now = clock.time_ns() if time is None else time
-        values = list(data.values())
-        shape = self._shapes.find(kind, data, values, step)
+        call = signed(kind, data, step)
+        shape = self._shapes.find(call)
         if shape is not None:
             try:
                 with self._lock:
@@ -173,13 +173,17 @@ class Writer:
                         or self._backlog.bytes
                         or self._backlog.dropped.events
                     )
-                    seq = self._append_shape(shape, now, step, values, kind, data) if fast else None
+                    seq = (
+                        self._append_shape(shape, now, step, call.values, kind, data)
+                        if fast
+                        else None
+                    )
             finally:
                 if self._close_later:
                     self._close_if_asked()
             if fast:
                 return seq if self.options.durability != "sync" else self._synced(seq)
-        return self._append_slow(kind, data, step, now)
+        return self._append_slow(kind, data, step, now, call)
 
     def _synced(self, seq: int | None) -> int | None:
         # Not under the lock: a commit takes the lock for syncs before it takes that one.
@@ -205,7 +209,7 @@ class Writer:
             return chain.seq - 1
         except OSError as error:
             chain.failed(error)
-            rows, _ = make_rows(kind, data.items())
+            rows = take(kind, data, self.put_blob).rows
             self._keep(Pending(now, step, tuple(rows)))
             return None
         finally:
@@ -214,7 +218,7 @@ class Writer:
                 self._take_deferred()
 
     def _append_slow(
-        self, kind: str, data: Mapping[Any, Any], step: int | None, now: int
+        self, kind: str, data: Mapping[Any, Any], step: int | None, now: int, call: Call
     ) -> int | None:
         taken = take(kind, data, self.put_blob)
         if taken.twice:
@@ -222,7 +226,7 @@ class Writer:
         seq = None
         if taken.rows:
             seq = self.append_rows(taken.rows, step, now)
-            self._shapes.learn(kind, taken.values, taken.rows, step)
+            self._shapes.learn(call, taken.rows, step)
         if taken.refused:
             raise ValueRefused("these values cannot be kept: " + "; ".join(taken.refused[:5]))
         return seq

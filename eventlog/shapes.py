@@ -1,50 +1,96 @@
 """The shapes of events that a writer has seen: from a call's keys and types to its frame, at once.
 
 A training loop logs the same keys with the same types again and again. What is the same in all
-their frames (`eventlog.frame.Shape`) is kept, found by keys and types alone.
+their frames (`eventlog.frame.Shape`) is kept, and found by a *signature*: kind, keys and types of
+the call, nested dicts included. One that never comes again is not worth a shape: it is made when a
+signature comes for the second time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from eventlog.event import Row
 from eventlog.frame import Shape
 
-#: More shapes than this are not kept.
+#: More shapes, and more signatures seen once, than this are not kept.
 MOST = 512
+_MOST_SEEN = 8192
+#: Dicts nested deeper have no signature.
+_DEEPEST = 8
+
+Signature = tuple[Any, ...]
+
+
+class Call(NamedTuple):
+    """What a call gave: its signature (None if it can have none), and its values, flat."""
+
+    signature: Signature | None
+    values: list[Any]
+
+
+def signed(kind: str, data: Mapping[Any, Any], step: int | None) -> Call:
+    """Return a call's signature and values."""
+    values = list(data.values())
+    types = tuple(map(type, values))
+    if dict not in types:
+        return Call((kind, step is None, tuple(data), types), values)
+    signature: list[Any] = [kind, step is None]
+    flat: list[Any] = []
+    good = _spread(data, signature, flat, _DEEPEST)
+    return Call(tuple(signature) if good else None, flat)
+
+
+def _spread(data: Mapping[Any, Any], signature: list[Any], values: list[Any], deepest: int) -> bool:
+    mine = list(data.values())
+    types = tuple(map(type, mine))
+    signature += (tuple(data), types)
+    if dict not in types:
+        values += mine
+        return True
+    for kind, value in zip(types, mine, strict=True):
+        if kind is not dict:
+            values.append(value)
+        elif not deepest or not _spread(value, signature, values, deepest - 1):
+            return False
+    return True
 
 
 class Shapes:
     """A bounded memory of shapes."""
 
     def __init__(self) -> None:
-        self._known: dict[Any, Shape] = {}
+        self._known: dict[Signature, Shape] = {}
+        self._seen: set[int] = set()
 
-    def find(
-        self, kind: str, data: Mapping[Any, Any], values: list[Any], step: int | None
-    ) -> Shape | None:
+    def find(self, call: Call) -> Shape | None:
         """Return the shape of an event if it is known and can hold these values exactly."""
-        shape = self._known.get((kind, step is None, tuple(data), tuple(map(type, values))))
-        return shape if shape is not None and shape.holds(values) else None
+        shape = self._known.get(call.signature) if call.signature is not None else None
+        return shape if shape is not None and shape.holds(call.values) else None
 
-    def learn(
-        self, kind: str, values: Mapping[str, Any], rows: list[Row], step: int | None
-    ) -> None:
+    def learn(self, call: Call, rows: list[Row], step: int | None) -> None:
         """Remember the shape of an event, if its types alone say that the next one has it."""
-        types = tuple(map(type, values.values()))
-        if len(rows) != len(types) or not all(_is_shaped(t) for t in types):
+        if call.signature is None or len(rows) != len(call.values):
+            return
+        seen = hash(call.signature)
+        if seen not in self._seen:
+            if len(self._seen) >= _MOST_SEEN:
+                self._seen.clear()
+            self._seen.add(seen)
             return
         if any(row.data is not None or row.num is None for row in rows):
             return
-        if not all(type(key) is str for key in values):
+        keys, types = call.signature[2::2], call.signature[3::2]
+        if not all(kind is dict or _is_shaped(kind) for level in types for kind in level):
             return
-        if len(self._known) >= MOST:
-            self._known.clear()
+        if not all(type(key) is str for level in keys for key in level):
+            return
         shape = Shape(rows, with_step=step is not None)
         if shape.proven(rows, step):
-            self._known[kind, step is None, tuple(values), types] = shape
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[call.signature] = shape
 
 
 _NUMPY = frozenset(

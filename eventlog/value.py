@@ -62,6 +62,8 @@ NUMERIC: frozenset[str] = frozenset(
 )
 _INTS = frozenset(t for t in TYPES if t.startswith(("int", "uint")))
 _NARROW = {"float32": ("<f", "<I"), "float16": ("<e", "<H")}
+#: Types that are neither mappings nor keep themselves: a quick way for what is logged most.
+SCALARS: frozenset[type] = frozenset({float, int, bool, str, bytes, type(None)})
 #: Every integer of at most this size is exact as a float64.
 EXACT = 2**53
 _DEPTH = 64
@@ -85,7 +87,7 @@ def encode(value: object) -> Stored:
     ValueRefused
         For an object that cannot be kept, a cycle, or nesting deeper than 64.
     """
-    plain = _PLAIN.get(type(value))
+    plain = _PLAIN.get(type(value)) or _numpy_maker(type(value))
     if plain is not None:
         return plain(value)
     own = _own_kind(type(value))
@@ -182,7 +184,8 @@ def _int(value: int, word: str = "int") -> Stored:
 
 
 def _str(value: str) -> Stored:
-    return Stored("str", None, str(value).encode("utf-8", "surrogatepass"))
+    # Of a text that is also an Enum, `str` gives the name and not the text.
+    return Stored("str", None, str.__str__(value).encode("utf-8", "surrogatepass"))
 
 
 _PLAIN: dict[type, Callable[[Any], Stored]] = {
@@ -205,6 +208,28 @@ _SUBCLASSES: tuple[tuple[type, Callable[[Any], Stored]], ...] = (
     (_dt.date, lambda v: Stored("datetime", None, v.isoformat().encode())),
     (_decimal.Decimal, lambda v: Stored("decimal", None, str(v).encode())),
 )
+
+
+def _numpy_maker(kind: type) -> Callable[[Any], Stored] | None:
+    """Return how numpy's scalars of a type are kept, found by the type alone from now on."""
+    if kind.__module__ != "numpy":
+        return None
+    import numpy as np
+
+    if kind is np.float64:
+        maker: Callable[[Any], Stored] = _float
+    elif kind is np.bool_:
+        maker = _PLAIN[bool]
+    elif kind.__name__ in _INTS and issubclass(kind, np.integer):
+        word = kind.__name__
+        maker = lambda v: _int(int(v), word)  # noqa: E731
+    elif kind.__name__ in _NARROW:
+        narrow = kind.__name__
+        maker = lambda v: _narrow_stored(v, float(v), narrow)  # noqa: E731
+    else:
+        return None
+    _PLAIN[kind] = maker
+    return maker
 
 
 _own_kinds: dict[type, type[dict[Any, Any] | list[Any]] | None] = {}
