@@ -38,7 +38,7 @@ from eventlog.identity import process, random_writer
 from eventlog.intake import take
 from eventlog.options import LEVELS, Options
 from eventlog.segment import Header, SegmentWriter
-from eventlog.shapes import Call, Shapes, signed
+from eventlog.shapes import Shapes
 
 __all__ = ["LEVELS", "Health", "Options", "Writer"]
 
@@ -161,8 +161,7 @@ class Writer:
             If the writer is closed.
         """
         now = clock.time_ns() if time is None else time
-        call = signed(kind, data, step)
-        shape = self._shapes.find(call)
+        shape, signature, values = self._shapes.find(kind, data, step)
         if shape is not None:
             try:
                 with self._lock:
@@ -173,17 +172,22 @@ class Writer:
                         or self._backlog.bytes
                         or self._backlog.dropped.events
                     )
-                    seq = (
-                        self._append_shape(shape, now, step, call.values, kind, data)
-                        if fast
-                        else None
-                    )
+                    seq = self._append_shape(shape, now, step, values, kind, data) if fast else None
             finally:
                 if self._close_later:
                     self._close_if_asked()
             if fast:
                 return seq if self.options.durability != "sync" else self._synced(seq)
-        return self._append_slow(kind, data, step, now, call)
+        taken = take(kind, data, self.put_blob)
+        if taken.twice:
+            self._warn(f"keys given twice in one call keep their last value: {taken.twice[:3]}")
+        seq = None
+        if taken.rows:
+            seq = self.append_rows(taken.rows, step, now)
+            self._shapes.learn(signature, values, taken.rows, step)
+        if taken.refused:
+            raise ValueRefused("these values cannot be kept: " + "; ".join(taken.refused[:5]))
+        return seq
 
     def _synced(self, seq: int | None) -> int | None:
         # Not under the lock: a commit takes the lock for syncs before it takes that one.
@@ -216,20 +220,6 @@ class Writer:
             self._inside = False
             if self._deferred:
                 self._take_deferred()
-
-    def _append_slow(
-        self, kind: str, data: Mapping[Any, Any], step: int | None, now: int, call: Call
-    ) -> int | None:
-        taken = take(kind, data, self.put_blob)
-        if taken.twice:
-            self._warn(f"keys given twice in one call keep their last value: {taken.twice[:3]}")
-        seq = None
-        if taken.rows:
-            seq = self.append_rows(taken.rows, step, now)
-            self._shapes.learn(call, taken.rows, step)
-        if taken.refused:
-            raise ValueRefused("these values cannot be kept: " + "; ".join(taken.refused[:5]))
-        return seq
 
     def put_blob(self, data: bytes) -> str:
         """Keep bytes beside the segments and return their SHA-256; log an event that names them

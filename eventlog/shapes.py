@@ -9,7 +9,7 @@ signature comes for the second time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from eventlog.event import Row
 from eventlog.frame import Shape
@@ -21,25 +21,6 @@ _MOST_SEEN = 8192
 _DEEPEST = 8
 
 Signature = tuple[Any, ...]
-
-
-class Call(NamedTuple):
-    """What a call gave: its signature (None if it can have none), and its values, flat."""
-
-    signature: Signature | None
-    values: list[Any]
-
-
-def signed(kind: str, data: Mapping[Any, Any], step: int | None) -> Call:
-    """Return a call's signature and values."""
-    values = list(data.values())
-    types = tuple(map(type, values))
-    if dict not in types:
-        return Call((kind, step is None, tuple(data), types), values)
-    signature: list[Any] = [kind, step is None]
-    flat: list[Any] = []
-    good = _spread(data, signature, flat, _DEEPEST)
-    return Call(tuple(signature) if good else None, flat)
 
 
 def _spread(data: Mapping[Any, Any], signature: list[Any], values: list[Any], deepest: int) -> bool:
@@ -64,16 +45,32 @@ class Shapes:
         self._known: dict[Signature, Shape] = {}
         self._seen: set[int] = set()
 
-    def find(self, call: Call) -> Shape | None:
-        """Return the shape of an event if it is known and can hold these values exactly."""
-        shape = self._known.get(call.signature) if call.signature is not None else None
-        return shape if shape is not None and shape.holds(call.values) else None
+    def find(
+        self, kind: str, data: Mapping[Any, Any], step: int | None
+    ) -> tuple[Shape | None, Signature, list[Any]]:
+        """Return a call's shape, if it is known and can hold these values exactly; its signature
+        (empty if it can have none); and its values, flat.
+        """
+        values = list(data.values())
+        types = tuple(map(type, values))
+        signature: Signature = (kind, step is None, tuple(data), types)
+        shape = self._known.get(signature)
+        if shape is None and dict in types:
+            parts: list[Any] = [kind, step is None]
+            values = []
+            signature = tuple(parts) if _spread(data, parts, values, _DEEPEST) else ()
+            shape = self._known.get(signature)
+        if shape is not None and not shape.holds(values):
+            shape = None
+        return shape, signature, values
 
-    def learn(self, call: Call, rows: list[Row], step: int | None) -> None:
+    def learn(
+        self, signature: Signature, values: list[Any], rows: list[Row], step: int | None
+    ) -> None:
         """Remember the shape of an event, if its types alone say that the next one has it."""
-        if call.signature is None or len(rows) != len(call.values):
+        if not signature or len(rows) != len(values):
             return
-        seen = hash(call.signature)
+        seen = hash(signature)
         if seen not in self._seen:
             if len(self._seen) >= _MOST_SEEN:
                 self._seen.clear()
@@ -81,7 +78,7 @@ class Shapes:
             return
         if any(row.data is not None or row.num is None for row in rows):
             return
-        keys, types = call.signature[2::2], call.signature[3::2]
+        keys, types = signature[2::2], signature[3::2]
         if not all(kind is dict or _is_shaped(kind) for level in types for kind in level):
             return
         if not all(type(key) is str for level in keys for key in level):
@@ -90,7 +87,7 @@ class Shapes:
         if shape.proven(rows, step):
             if len(self._known) >= MOST:
                 self._known.clear()
-            self._known[call.signature] = shape
+            self._known[signature] = shape
 
 
 _NUMPY = frozenset(

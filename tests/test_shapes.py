@@ -1,0 +1,130 @@
+"""Shapes: the quick way to a frame gives what the slow one gives, for any keys and types."""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eventlog.event import Row
+from eventlog.intake import take
+from eventlog.shapes import MOST, Shapes
+from tests.helpers import exact, read, writer
+
+KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
+NUMBERS = st.one_of(
+    st.floats(),
+    st.integers(-(2**70), 2**70),
+    st.booleans(),
+    st.floats(width=32).map(np.float32),
+    st.floats(width=16).map(np.float16),
+    st.floats().map(np.float64),
+    st.integers(-(2**63), 2**63 - 1).map(np.int64),
+    st.integers(0, 255).map(np.uint8),
+    st.booleans().map(np.bool_),
+    st.none(),
+    st.text(max_size=3),
+)
+CALLS = st.dictionaries(
+    KEYS,
+    NUMBERS
+    | st.dictionaries(KEYS, NUMBERS | st.dictionaries(KEYS, NUMBERS, max_size=2), max_size=3),
+    min_size=1,
+    max_size=6,
+)
+
+
+def rows_of(data):
+    return take("metric", data, lambda content: "").rows
+
+
+@given(st.lists(CALLS, min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_call_is_the_same_event_the_first_time_and_every_time(tmp_path_factory, calls):
+    folder = tmp_path_factory.mktemp("run")
+    one = writer(folder)
+    logged = [data for data in calls for _ in range(4) if rows_of(data)]
+    for n, data in enumerate(logged):
+        one.append("metric", data, n)
+    one.close()
+    events = read(folder) if logged else []
+    for event, data in zip(events, logged, strict=True):
+        assert list(map(exact, event.rows)) == list(map(exact, rows_of(data)))
+
+
+def learnt(*calls, step=1):
+    shapes = Shapes()
+    for data in calls:
+        _shape, signature, values = shapes.find("metric", data, step)
+        shapes.learn(signature, values, rows_of(data), step)
+    return shapes
+
+
+def knows(shapes, data, step=1):
+    return shapes.find("metric", data, step)[0] is not None
+
+
+@pytest.mark.parametrize("data", [{"x": 1.0}, {"a": {"b": 1.0, "c": {"d": 2}}, "e": 3.0}])
+def test_a_shape_is_made_when_it_comes_for_the_second_time(data):
+    assert not knows(learnt(data), data)
+    assert knows(learnt(data, data), data)
+    assert not knows(learnt(data, data), data, step=None)
+
+
+def test_values_that_numbers_alone_cannot_hold_leave_the_quick_way():
+    narrow = np.uint32(0x7FC00001).view(np.float32)
+    shapes = learnt(*2 * [{"n": 1, "f": np.float32(1)}])
+    assert knows(shapes, {"n": 2**53, "f": np.float32(2)})
+    assert not knows(shapes, {"n": 2**53 + 1, "f": np.float32(2)})
+    assert not knows(shapes, {"n": 1, "f": narrow})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"t": "text"},
+        {"n": None},
+        {1: 0.5},
+        {"a": {"b": 1.0}, "a/b": 2.0},
+        {"x": 1.0, "y": object()},
+        {"x": np.ones(3)},
+    ],
+)
+def test_what_types_and_keys_alone_do_not_tell_has_no_shape(data):
+    assert not knows(learnt(data, data, data), data)
+
+
+def test_a_dict_that_contains_itself_has_no_shape():
+    loop = {"x": 1.0}
+    loop["me"] = loop
+    assert not knows(learnt(loop, loop, loop), loop)
+
+
+def test_memory_for_shapes_is_bounded():
+    shapes = learnt(*(d for n in range(2 * MOST) for d in 2 * [{f"k{n}": 1.0}]))
+    assert len(shapes._known) <= MOST
+    for n in range(20_000):
+        data = {f"never{n}": 1.0}
+        _shape, signature, values = shapes.find("metric", data, 1)
+        shapes.learn(signature, values, [Row(f"never{n}", "metric", "float64", 1.0, None)], 1)
+    assert len(shapes._seen) <= 8192
+
+
+def test_texts_that_are_enums_are_the_text_as_key_and_as_value(tmp_path):
+    class Word(str, enum.Enum):
+        LOSS = "loss"
+
+    class Number(enum.IntEnum):
+        ONE = 1
+
+    one = writer(tmp_path)
+    for _ in range(3):
+        one.append("metric", {Word.LOSS: 1.0, Number.ONE: 2.0, "w": Word.LOSS}, 0)
+        one.append("metric", {"loss": 1.0, "1": 2.0}, 0)
+    one.close()
+    for event in read(tmp_path):
+        assert [row.key for row in event.rows][:2] == ["loss", "1"]
+        assert [row.value for row in event.rows][2:] in ([], ["loss"])
