@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from eventlog.journal import Health
     from eventlog.run import Run
+    from eventlog.series import read_series
     from eventlog.start import init
     from eventlog.table import Table
 
@@ -48,6 +49,7 @@ _HOMES = {
     "Run": "run",
     "Table": "table",
     "init": "start",
+    "read_series": "series",
 }
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "flush",
     "init",
     "log",
+    "read_series",
     "summary",
 ]
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from eventlog import blobs
 from eventlog.errors import EventlogError, FormatError, IntegrityError
-from eventlog.event import STATE, digest
+from eventlog.event import STATE
 from eventlog.files import LOCAL, Store
-from eventlog.frame import HEAD, PREFIX, first_seq, read_head, to_events
+from eventlog.forks import forks
+from eventlog.frame import HEAD, PREFIX, first_seq, read_head
 from eventlog.layout import SEALED, is_blob
 from eventlog.reader import WriterReader, listing, may_hold_events
 from eventlog.sealed import check_sealed, sealed_segments
@@ -172,9 +173,13 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
             f"events {source.next_seq} to {durable - 1} were durable once and cannot be read"
         )
         verdict = CORRUPT
-    forks = _forks(folder, writer, files, store)
-    if forks:
-        problems += forks
+    ranges = [(f.name, f.first, f.last) for f in files if f.first >= 0]
+    found = [
+        f"{one} and {other} both hold event {seq}, and differ"
+        for one, other, seq in forks(folder, writer, ranges, store)
+    ]
+    if found:
+        problems += found
         verdict = FORK if verdict in (OK, TORN) else verdict
     short = declared is not None and events < declared and not unacknowledged
     if short and verdict in (OK, TORN):
@@ -282,41 +287,6 @@ def _declared(table: pa.Table) -> Iterator[dict[str, int | None]]:
             continue
         if isinstance(known, dict):
             yield {str(k): v if isinstance(v, int) else None for k, v in known.items()}
-
-
-def _forks(folder: str, writer: str, files: tuple[FileReport, ...], store: Store) -> list[str]:
-    """Compare the events that two files of a writer both hold."""
-    ranged = [file for file in files if file.first >= 0]
-    problems: list[str] = []
-    for i, one in enumerate(ranged):
-        for other in ranged[i + 1 :]:
-            first, last = max(one.first, other.first), min(one.last, other.last)
-            if first > last:
-                continue
-            try:
-                both = [_digests(folder, writer, f.name, first, last, store) for f in (one, other)]
-            except (OSError, FormatError):
-                continue  # sealed in this moment, or reported with the file
-            common = sorted(both[0].keys() & both[1].keys())
-            differing = [seq for seq in common if both[0][seq] != both[1][seq]]
-            if differing:
-                problems.append(
-                    f"{one.name} and {other.name} both hold event {differing[0]}, and differ"
-                )
-    return problems
-
-
-def _digests(
-    folder: str, writer: str, name: str, first: int, last: int, store: Store
-) -> dict[int, int]:
-    source = WriterReader(folder, writer, start=first, store=store)
-    out: dict[int, int] = {}
-    for table in source.file(os.path.join(folder, name)):
-        for event in to_events(table):
-            if event.seq > last:
-                return out
-            out[event.seq] = digest(event)
-    return out
 
 
 def _blobs(folder: str, writer: str, store: Store) -> list[tuple[int, str, bool]]:

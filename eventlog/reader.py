@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
 
 from eventlog import frame as frames
 from eventlog import strip
@@ -129,6 +129,11 @@ class WriterReader:
     skip_missing:
         Go on behind missing events; otherwise reading ends in front of them. Either way they are
         in `missing` afterwards.
+    columns:
+        Read these columns only, and `seq`, in the order of the schema: of sealed files nothing else
+        is unpacked then.
+    key:
+        Read the rows of this key only.
 
     Attributes
     ----------
@@ -144,6 +149,8 @@ class WriterReader:
         start: int = 0,
         skip_missing: bool = False,
         store: Store = LOCAL,
+        columns: Collection[str] | None = None,
+        key: str | None = None,
     ) -> None:
         self.folder = folder
         self.writer = writer
@@ -151,6 +158,8 @@ class WriterReader:
         self.missing: list[Missing] = []
         self.verdicts: dict[str, Verdict] = {}
         self._skip = skip_missing
+        self._columns = columns
+        self._key = key
         self._store = store
         self._vanished = False
         self._unread: OSError | None = None
@@ -292,9 +301,10 @@ class WriterReader:
             for span in reader.spans():
                 if span.first_seq + span.count <= self.next_seq:
                     continue
-                table = self._from_next(span_table(span, reader))
+                table = self._chosen(self._from_next(span_table(span, reader)))
                 self.next_seq = span.first_seq + span.count
-                yield table
+                if table.num_rows:
+                    yield table
             verdict = reader.verdict
         if verdict is not None:
             name = os.path.basename(path)
@@ -303,25 +313,63 @@ class WriterReader:
             if verdict.detail:
                 self._faults[path] = f"{name}: {verdict.detail}"
 
+    def _chosen(self, table: pa.Table) -> pa.Table:
+        """Return the rows and columns that were asked for."""
+        import pyarrow.compute as pc
+
+        if self._key is not None:
+            table = table.filter(pc.equal(table.column("key"), self._key))
+        return table if self._columns is None else table.select(self._schema().names)
+
+    def _schema(self) -> pa.Schema:
+        import pyarrow as pa
+
+        fields = frames.schema()
+        if self._columns is None:
+            return fields
+        return pa.schema([f for f in fields if f.name == "seq" or f.name in self._columns])
+
     def _read_sealed(self, path: str) -> Iterator[pa.Table]:
-        names = frames.schema().names
+        words = ("key", "kind", "type") if self._key is not None else ()
+        with SealedFile(path, self._store, words=words) as file:
+            for table in whole_events(self._groups(file)):
+                table = self._from_next(table)
+                if table.num_rows:
+                    self.next_seq = max(self.next_seq, table.column(0)[-1].as_py() + 1)
+                    yield table
+            # What was left out of the last row groups was read, too.
+            self.next_seq = max(
+                [self.next_seq, *(last + 1 for _n, _first, last, _crc in file.groups)]
+            )
 
-        with SealedFile(path, self._store) as file:
+    def _groups(self, file: SealedFile) -> Iterator[pa.Table]:
+        schema = self._schema()
+        for group, (_rows, _first, last, _crc) in enumerate(file.groups):
+            if last < self.next_seq:
+                continue
+            if self._key is None:
+                found = _of_writer(file.rows(group, [*schema.names, "writer"]), self.writer)
+            else:
+                found = self._of_key(file, group, schema.names)
+            if found is not None:
+                yield found.select(schema.names).cast(schema)
 
-            def rows() -> Iterator[pa.Table]:
-                for group, (_rows, _first, last, _crc) in enumerate(file.groups):
-                    if last >= self.next_seq:
-                        found = file.rows(group, [*names, "writer"])
-                        yield _of_writer(found, self.writer).select(names).cast(frames.schema())
+    def _of_key(self, file: SealedFile, group: int, names: list[str]) -> pa.Table | None:
+        """Return the rows of the key; nothing else is unpacked of a row group without it."""
+        import numpy as np
+        import pyarrow as pa
 
-            for table in whole_events(rows()):
-                yield from self._taken(table)
-
-    def _taken(self, table: pa.Table) -> Iterator[pa.Table]:
-        table = self._from_next(table.combine_chunks())
-        if table.num_rows:
-            self.next_seq = table.column(0)[-1].as_py() + 1
-            yield table
+        index = file.rows(group, ["key", "writer"]).combine_chunks()
+        mask = _is(index.column("key"), self._key or "") & _is(index.column("writer"), self.writer)
+        rows = np.flatnonzero(mask)
+        if not len(rows):
+            return None
+        others = [name for name in names if name != "key"]
+        found = file.rows(group, others).take(pa.array(rows))
+        if "key" not in names:
+            return found
+        key = index.column("key").take(pa.array(rows)).cast("utf8")
+        return found.append_column(frames.schema().field("key"), key)
 
     def _from_next(self, table: pa.Table) -> pa.Table:
         """Return the rows from `next_seq` on."""
@@ -332,12 +380,24 @@ class WriterReader:
 
 def _of_writer(table: pa.Table, writer: str) -> pa.Table:
     """Return the rows of one writer."""
-    import pyarrow.compute as pc
+    import pyarrow as pa
 
     column = table.column("writer").combine_chunks()
     if column.dictionary.to_pylist() == [writer]:
         return table
-    return table.filter(pc.equal(column.cast("utf8"), writer))
+    return table.filter(pa.array(_is(table.column("writer"), writer)))
+
+
+def _is(column: pa.ChunkedArray, word: str) -> Any:
+    """Return where a column of dictionaries holds a word."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    parts = [np.empty(0, bool)]
+    for chunk in column.chunks:
+        places = np.flatnonzero(pc.equal(chunk.dictionary, word).to_numpy(zero_copy_only=False))
+        parts.append(np.isin(chunk.indices.to_numpy(), places))
+    return np.concatenate(parts)
 
 
 def headers(folder: str, store: Store = LOCAL) -> dict[str, list[Header]]:

@@ -24,7 +24,7 @@ import dataclasses
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eventlog import frame as frames
@@ -124,13 +124,15 @@ def sealed_schema(*, dictionaries: bool = False) -> pa.Schema:
 class SealedFile:
     """A sealed file that is open, its metadata checked.
 
+    `words` are the columns of text to be read as dictionaries, beside `run_id` and `writer`.
+
     Attributes
     ----------
     segments, groups, lost:
         What the metadata say.
     """
 
-    def __init__(self, path: str, store: Store = LOCAL, *, dictionaries: bool = False) -> None:
+    def __init__(self, path: str, store: Store = LOCAL, words: Sequence[str] = ()) -> None:
         """Open and read the metadata.
 
         Raises
@@ -141,8 +143,7 @@ class SealedFile:
             If it is no sealed file of a version this package reads, or damaged.
         """
         self.path = path
-        words = _WORDS if dictionaries else ("run_id", "writer")
-        self._parquet = _open_parquet(path, store, words)
+        self._parquet = _open_parquet(path, store, {"run_id", "writer", *words})
         try:
             meta = self._parquet.metadata.metadata or {}
             self.segments = _segments(meta, path)
@@ -219,12 +220,12 @@ def check_sealed(path: str, store: Store = LOCAL) -> None:
     FormatError
         If they are not those that were sealed.
     """
-    with SealedFile(path, store, dictionaries=True) as file:
+    with SealedFile(path, store, _WORDS) as file:
         for group in range(len(file.groups)):
             file.checked(group)
 
 
-def _open_parquet(path: str, store: Store, words: Sequence[str]) -> Any:
+def _open_parquet(path: str, store: Store, words: Collection[str]) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -366,7 +367,7 @@ class SealedWriter:
         self._out.close()
         self._file.close()
         sync(self._part, self._files)
-        with SealedFile(self._part, self._files, dictionaries=True) as again:
+        with SealedFile(self._part, self._files, _WORDS) as again:
             if again.groups != self._prints:
                 raise IntegrityError("a sealed file did not read back as it was written", on=path)
             for group in range(len(again.groups)):

@@ -35,9 +35,9 @@ from eventlog.errors import UsageError
 from eventlog.event import METRIC, STATE
 from eventlog.files import LOCAL, Store
 from eventlog.reader import WriterReader, headers
+from eventlog.steps import Steps
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 NAMES = ("effective", "all")
@@ -84,29 +84,16 @@ class _Trace:
     """What the steps of one attempt were."""
 
     last_time: int = 0
-    points: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    points: dict[str, Steps] = dataclasses.field(default_factory=dict)
     order: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     keys_at: dict[str, dict[int, set[str]]] = dataclasses.field(default_factory=dict)
     rewinds: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
     firsts: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def steps(self, key: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the sorted steps at which a key was logged."""
-        import numpy as np
-
-        parts = self.points.get(key, [])
-        if len(parts) != 1:
-            whole = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
-            self.points[key] = parts = [whole]
-        return parts[0]  # type: ignore[no-any-return]
-
     def span(self) -> tuple[int, int] | None:
         """Return the lowest and the highest step, None if there is none."""
-        ends = [self.steps(key) for key in self.points]
-        ends = [steps for steps in ends if len(steps)]
-        if not ends:
-            return None
-        return min(int(s[0]) for s in ends), max(int(s[-1]) for s in ends)
+        ends = [steps.span() for steps in self.points.values() if steps]
+        return (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,12 +166,12 @@ class Effective:
 
         codes, words = _codes(table)
         for code, word in enumerate(words):
-            arrays = [trace.steps(word) for trace in later if word in trace.points]
-            if not arrays:
+            again = [trace.points[word] for trace in later if word in trace.points]
+            if not again:
                 continue
             rows = np.flatnonzero(codes == code)
-            for array in arrays:
-                mask[rows] |= np.isin(steps[rows], array)
+            for logged in again:
+                mask[rows] |= logged.contains(steps[rows])
 
 
 def open_view(folder: str, name: str = "effective", store: Store = LOCAL) -> View:
@@ -206,7 +193,7 @@ def effective(folder: str, store: Store = LOCAL) -> Effective:
     """Find out what later attempts superseded."""
     found = attempts(headers(folder, store))
     view = Effective(found, _attempt_of={w: a.key for a in found for w in a.writers})
-    traces = {a.key: _trace(folder, a, store) for a in found}
+    traces = {a.key: _trace(folder, a, store, alone=len(found) == 1) for a in found}
     for i, later in enumerate(found):
         trace = traces[later.key]
         for writer, seq, step in trace.rewinds:
@@ -262,32 +249,36 @@ def _believed(trace: _Trace, writer: str, past: list[_Trace]) -> int | None:
 
 def _left_out(trace: _Trace, past: _Trace, key: str, here: int, after: int) -> bool:
     """Return whether the past has a point of `key` between two steps that the attempt has not."""
-    import numpy as np
-
     if key not in past.points:
         return False
-    steps = past.steps(key)
-    between = steps[np.searchsorted(steps, here, "right") : np.searchsorted(steps, after, "left")]
-    return bool(len(between)) and not np.isin(between, trace.steps(key)).all()
+    between = past.points[key].between(here, after)
+    logged = trace.points.get(key, Steps())
+    return bool(len(between)) and not bool(logged.contains(between).all())
 
 
 #: Of how many steps at the start of a writer the keys are remembered.
 _REMEMBERED = 1000
 
 
-def _trace(folder: str, attempt: Attempt, store: Store) -> _Trace:
+def _trace(folder: str, attempt: Attempt, store: Store, *, alone: bool) -> _Trace:
+    """Read an attempt; of one that is `alone` nothing matters but what it said of itself."""
     trace = _Trace()
+    columns = ["kind", "key", "num", "time", "step"]
+    key = "rewind" if alone else None
     for writer in attempt.writers:
-        reader = WriterReader(folder, writer, skip_missing=True, store=store)
+        reader = WriterReader(
+            folder, writer, skip_missing=True, store=store, columns=columns, key=key
+        )
         seen: dict[int, None] = {}
         for table in reader.tables():
-            _note(trace, writer, table, seen)
+            if not alone:
+                _note(trace, writer, table, seen)
+            _note_rewinds(trace, writer, table)
         trace.order[writer] = list(seen)
     return trace
 
 
 def _note(trace: _Trace, writer: str, table: pa.Table, seen: dict[int, None]) -> None:
-    import numpy as np
     import pyarrow.compute as pc
 
     trace.last_time = max(trace.last_time, int(pc.max(table.column("time").cast("int64")).as_py()))
@@ -298,9 +289,7 @@ def _note(trace: _Trace, writer: str, table: pa.Table, seen: dict[int, None]) ->
     for code, word in enumerate(words):
         mine = steps[(codes == code) & has_step]
         if len(mine):
-            trace.points.setdefault(word, []).append(np.unique(mine))
-            if len(trace.points[word]) > 64:
-                trace.steps(word)
+            trace.points.setdefault(word, Steps()).add(mine)
     keys_at = trace.keys_at.setdefault(writer, {})
     if len(seen) < _REMEMBERED:
         for step, code in zip(steps[has_step].tolist(), codes[has_step].tolist(), strict=True):
@@ -308,6 +297,11 @@ def _note(trace: _Trace, writer: str, table: pa.Table, seen: dict[int, None]) ->
             keys_at.setdefault(step, set()).add(words[code])
             if len(seen) >= _REMEMBERED:
                 break
+
+
+def _note_rewinds(trace: _Trace, writer: str, table: pa.Table) -> None:
+    import pyarrow.compute as pc
+
     stated = pc.and_(pc.equal(table.column("kind"), STATE), pc.equal(table.column("key"), "rewind"))
     for row in table.filter(stated).select(["seq", "num"]).to_pylist():
         if row["num"] is not None and math.isfinite(row["num"]):

@@ -14,7 +14,7 @@ TOP = Path(__file__).resolve().parent.parent
 #: Each module imports only modules of lower floors (and the standard library, pyarrow, numpy).
 EVENTLOG = [
     {"errors"},
-    {"value", "files", "layout", "options", "background"},
+    {"value", "files", "layout", "options", "background", "steps"},
     {"event", "identity", "blobs", "table"},
     {"frame", "backlog", "intake", "recorded", "provenance", "fingerprint"},
     {"strip", "shapes"},
@@ -22,10 +22,10 @@ EVENTLOG = [
     {"chain", "sealed"},
     {"commit"},
     {"journal", "reader", "runfile", "attempts", "home"},
-    {"seal", "views", "glance", "resume", "catalog"},
+    {"seal", "forks", "views", "glance", "resume", "catalog"},
     {"ledger"},
     {"delivery"},
-    {"audit"},
+    {"audit", "series"},
     {"run"},
     {"start"},
     {"__init__"},

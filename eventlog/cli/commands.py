@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eventlog import audit
+from eventlog.attempts import attempts
 from eventlog.catalog import Found, Unreadable, find_all, resolve
 from eventlog.cli import output
 from eventlog.errors import EventlogError, IntegrityError, worst
-from eventlog.event import CONFIG, DEFINITION, METRIC, NOTE, SUMMARY, TAG, Row
+from eventlog.event import CONFIG, DEFINITION, METRIC, NOTE, SUMMARY, TAG, Event, Row
 from eventlog.frame import to_events
 from eventlog.glance import Glance, glance
-from eventlog.reader import WriterReader
+from eventlog.reader import WriterReader, headers
 from eventlog.seal import seal as seal_run
 from eventlog.value import Stored
 from eventlog.views import NAMES, Effective, open_view
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _run = click.option(
@@ -179,27 +183,54 @@ def _print_attempts(look: Glance, view: object) -> None:
 def _tell(item: Found, view: Any, last: int, keys: tuple[str, ...]) -> dict[str, Any]:
     told: dict[str, Any] = {CONFIG: {}, SUMMARY: {}, DEFINITION: {}, NOTE: {}, "points": 0}
     tags: dict[str, bool] = {}
-    tail: deque[dict[str, Any]] = deque(maxlen=max(last, 0))
-    for attempt in glance(item.folder).attempts:
+    tail: deque[tuple[str, Event]] = deque(maxlen=max(last, 0))
+    for attempt in attempts(headers(item.folder)):
         for writer in attempt.writers:
             for table in WriterReader(item.folder, writer, skip_missing=True).tables():
-                for event in to_events(view.rows(writer, table)):
-                    metrics = {}
+                metrics, others = _split(view.rows(writer, table))
+                told["points"] += metrics.num_rows
+                for event in to_events(others):
                     for row in event.rows:
-                        if row.kind == METRIC:
-                            told["points"] += 1
-                            if not keys or row.key in keys:
-                                metrics[row.key] = _value(row)
-                        elif row.kind == TAG:
+                        if row.kind == TAG:
                             tags[row.key] = bool(_value(row))
                         elif row.kind in told:
                             told[row.kind][row.key] = _value(row)
-                    if metrics:
-                        place = {"writer": writer, "seq": event.seq, "step": event.step}
-                        tail.append({**place, "time": event.time, "metrics": metrics})
+                tail.extend((writer, event) for event in _last(metrics, last, keys))
     told["tags"] = sorted(tag for tag, there in tags.items() if there)
-    told["last"] = list(tail)
+    told["last"] = [
+        {
+            "writer": writer,
+            "seq": event.seq,
+            "step": event.step,
+            "time": event.time,
+            "metrics": {row.key: _value(row) for row in event.rows},
+        }
+        for writer, event in tail
+    ]
     return told
+
+
+def _split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the metrics among rows, and the others."""
+    import pyarrow.compute as pc
+
+    metric = pc.equal(table.column("kind"), METRIC)
+    return table.filter(metric), table.filter(pc.invert(metric))
+
+
+def _last(metrics: pa.Table, count: int, keys: tuple[str, ...]) -> list[Event]:
+    """Return the last events of some metrics, of all if no key is given."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if keys:
+        metrics = metrics.filter(pc.is_in(metrics.column("key"), pa.array(keys, pa.utf8())))
+    if count <= 0 or not metrics.num_rows:
+        return []
+    seqs = np.unique(metrics.column("seq").to_numpy())[-count:]
+    at = int(np.searchsorted(metrics.column("seq").to_numpy(), seqs[0]))
+    return to_events(metrics.slice(at))
 
 
 def _value(row: Row) -> Any:

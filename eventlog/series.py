@@ -1,0 +1,100 @@
+"""One metric of a run as an Arrow table, without reading the others.
+
+Sealed files are read by column: of a row group that lacks the key only the keys are unpacked.
+Programs that read the sealed Parquet themselves get the same rows by
+``WHERE key = '...' ORDER BY writer, seq``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from eventlog import frame as frames
+from eventlog.attempts import attempts
+from eventlog.catalog import resolve
+from eventlog.files import LOCAL, Store
+from eventlog.reader import WriterReader, headers
+from eventlog.views import open_view
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def read_series(
+    run: str, key: str, *, view: str = "effective", journal: str | None = None
+) -> pa.Table:
+    """Return every row of one metric of a run as an Arrow table; see `series`.
+
+    Parameters
+    ----------
+    run:
+        A run as the command line takes it: a path, the start of an id, a name, or project/name.
+    journal:
+        Where to look for it, by default ``EVENTLOG_DIR`` or ``./eventlog-data``.
+
+    Raises
+    ------
+    UsageError
+        If there is no such run, or more than one.
+    """
+    return series(resolve(run, journal).folder, key, view=view)
+
+
+def series(
+    folder: str,
+    key: str,
+    *,
+    view: str = "effective",
+    skip_missing: bool = False,
+    store: Store = LOCAL,
+) -> pa.Table:
+    """Return every row of one key of a run, live or sealed.
+
+    Parameters
+    ----------
+    folder:
+        The run's folder.
+    key:
+        The metric's whole name.
+    view:
+        ``effective`` (without what a later attempt superseded) or ``all``.
+    skip_missing:
+        Go on behind events that no file holds; a writer's rows end in front of them otherwise.
+
+    Returns
+    -------
+    pyarrow.Table
+        The journal's columns (FORMAT.md) and `writer`; writers in the order of their attempts, the
+        rows of each in the order in which they were logged. Numbers that a float64 holds are in
+        `num`; `eventlog.value.decode` makes values of the rest.
+
+    Raises
+    ------
+    UsageError
+        If there is no view of that name.
+    FormatError
+        For a file that cannot be what its name says.
+    OSError
+        If a file is there and cannot be read.
+    """
+    import pyarrow as pa
+
+    schema = frames.schema().append(pa.field("writer", pa.utf8(), nullable=False))
+    tables = list(_tables(folder, key, view, skip_missing, store))
+    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+
+
+def _tables(
+    folder: str, key: str, view: str, skip_missing: bool, store: Store
+) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    chosen = open_view(folder, view, store)
+    for attempt in attempts(headers(folder, store)):
+        for writer in attempt.writers:
+            reader = WriterReader(folder, writer, skip_missing=skip_missing, store=store, key=key)
+            for table in reader.tables():
+                rows = chosen.rows(writer, table)
+                names = pa.array([writer] * rows.num_rows, pa.utf8())
+                yield rows.append_column(pa.field("writer", pa.utf8(), nullable=False), names)
