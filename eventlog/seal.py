@@ -94,7 +94,7 @@ def seal(
             assert len(todo) < before
         repeated = [segment for segment in closed if segment in done]
         if repeated:
-            _settle(folder, name, files)
+            settle(folder, name, files)
         for segment in repeated:
             out = _add(out, _remove_sealed(folder, segment, done[segment], files))
     return out
@@ -237,7 +237,7 @@ class _Group:
     def _file(self) -> SealedWriter:
         if self._out is None:
             self._files.make_folder(self._place)
-            _clear(self._place, self._files)
+            clear(self._place, self._files)
             self._out = SealedWriter(self._place, self._files)
         return self._out
 
@@ -261,7 +261,7 @@ class _Group:
         name = SealedName(self._writer, first, last)
         path = os.path.join(self._place, str(name))
         if self._files.exists(path):
-            _settle(self._folder, self._writer, self._files)
+            settle(self._folder, self._writer, self._files)
             out = Sealed()
         else:
             parts = [taken.part for taken in self._taken]
@@ -321,7 +321,7 @@ def _fingerprint_of(path: str, first: int, last: int, files: Files) -> int | Non
     return fingerprint(pa.concat_tables(parts).combine_chunks())
 
 
-def _clear(place: str, files: Files) -> None:
+def clear(place: str, files: Files) -> None:
     """Remove what a sealing that was killed left long ago."""
     for name in files.names(place):
         path = os.path.join(place, name)
@@ -343,7 +343,7 @@ def _sealed_parts(folder: str, writer: str, files: Files) -> dict[SegmentName, S
     return parts
 
 
-def _settle(folder: str, writer: str, files: Files) -> None:
+def settle(folder: str, writer: str, files: Files) -> None:
     """Make durable the sealed files that another call put in place: it may have been killed
     before it did so, and the segments that they repeat are to be removed.
     """

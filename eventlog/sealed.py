@@ -68,7 +68,8 @@ _PARQUET: dict[str, Any] = {
     # see the plain types that Parquet itself has.
     "store_schema": False,
 }
-_WORDS = ("key", "kind", "type", "run_id", "writer")
+#: The columns of words that repeat.
+WORDS = ("key", "kind", "type", "run_id", "writer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def sealed_schema(*, dictionaries: bool = False) -> pa.Schema:
     fields = [*frames.schema(), run, writer]
     if dictionaries:
         words = pa.dictionary(pa.int32(), pa.utf8())
-        fields = [f.with_type(words) if f.name in _WORDS else f for f in fields]
+        fields = [f.with_type(words) if f.name in WORDS else f for f in fields]
     return pa.schema(fields)
 
 
@@ -181,6 +182,8 @@ class SealedFile:
                     column.validate(full=True)  # nothing else looks whether indices are in bounds
             return found
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's, and not Arrow's
             raise FormatError(f"a sealed file cannot be read ({error})", on=self.path) from error
 
     def checked(self, group: int) -> pa.Table:
@@ -220,7 +223,7 @@ def check_sealed(path: str, store: Store = LOCAL) -> None:
     FormatError
         If they are not those that were sealed.
     """
-    with SealedFile(path, store, _WORDS) as file:
+    with SealedFile(path, store, WORDS) as file:
         for group in range(len(file.groups)):
             file.checked(group)
 
@@ -367,7 +370,7 @@ class SealedWriter:
         self._out.close()
         self._file.close()
         sync(self._part, self._files)
-        with SealedFile(self._part, self._files, _WORDS) as again:
+        with SealedFile(self._part, self._files, WORDS) as again:
             if again.groups != self._prints:
                 raise IntegrityError("a sealed file did not read back as it was written", on=path)
             for group in range(len(again.groups)):
@@ -420,7 +423,7 @@ def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
         column = table.column(field.name)
-        if field.name in _WORDS and not pa.types.is_dictionary(column.type):
+        if field.name in WORDS and not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)

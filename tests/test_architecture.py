@@ -25,7 +25,7 @@ EVENTLOG = [
     {"seal", "forks", "views", "glance", "resume", "catalog"},
     {"ledger"},
     {"delivery"},
-    {"audit", "series"},
+    {"audit", "series", "compact"},
     {"run"},
     {"start"},
     {"__init__"},
@@ -34,6 +34,7 @@ EVENTLOG = [
     {"integrations.verl"},
     {"cli.output"},
     {"cli.commands", "cli.__init__"},
+    {"cli.keeping"},
     {"cli.main"},
 ]
 #: Everything that capture loads; it may import nothing else from outside.

@@ -24,21 +24,21 @@ from eventlog.views import NAMES, Effective, open_view
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-_run = click.option(
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+run_option = click.option(
     "--run",
     "patterns",
     multiple=True,
     metavar="GLOB",
     help="Only runs of this id, name or project/name.",
 )
-_paths = click.argument("paths", nargs=-1, metavar="[PATH]...")
+paths_argument = click.argument("paths", nargs=-1, metavar="[PATH]...")
 
 
 @click.command()
-@_paths
-@_run
-@_json
+@paths_argument
+@run_option
+@json_option
 def ls(paths: tuple[str, ...], patterns: tuple[str, ...], as_json: bool) -> int:
     """List the runs of journals (by default ./eventlog-data or EVENTLOG_DIR)."""
     found, bad = find_all(paths, patterns)
@@ -111,7 +111,7 @@ def _summary(item: Found, look: Glance) -> dict[str, Any]:
 @click.option("--view", type=click.Choice(NAMES), default="effective", show_default=True)
 @click.option("--last", default=10, show_default=True, help="How many of the last events to show.")
 @click.option("--key", "keys", multiple=True, help="Only metrics of this name.")
-@_json
+@json_option
 def show(
     run: str, journal: str | None, view: str, last: int, keys: tuple[str, ...], as_json: bool
 ) -> int:
@@ -242,14 +242,14 @@ def _value(row: Row) -> Any:
 
 
 @click.command()
-@_paths
-@_run
+@paths_argument
+@run_option
 @click.option(
     "--abandoned",
     is_flag=True,
     help="Also seal what no process writes to any more, on any machine: you know, we cannot see it.",
 )
-@_json
+@json_option
 def seal(paths: tuple[str, ...], patterns: tuple[str, ...], abandoned: bool, as_json: bool) -> int:
     """Turn closed segments into Parquet: the same rows, a tenth of the size."""
     found, bad = find_all(paths, patterns)
@@ -273,18 +273,18 @@ def seal(paths: tuple[str, ...], patterns: tuple[str, ...], abandoned: bool, as_
             for r in out
         ]
         output.print_table(["ID", "NAME", "SEALED", "EVENTS", "REMOVED", "KEPT"], rows)
-    return _codes([*failed, report_unreadable(bad)], some=bool(out))
+    return codes([*failed, report_unreadable(bad)], some=bool(out))
 
 
 @click.command()
-@_paths
-@_run
+@paths_argument
+@run_option
 @click.option(
     "--require",
     type=click.Choice(["complete"]),
     help="Fail unless every writer declared how many events it has, and has them.",
 )
-@_json
+@json_option
 def verify(
     paths: tuple[str, ...], patterns: tuple[str, ...], require: str | None, as_json: bool
 ) -> int:
@@ -331,7 +331,7 @@ def verify(
     return worst([code, report_unreadable(bad), *failed])
 
 
-def _codes(codes: list[int], *, some: bool) -> int:
+def codes(codes: list[int], *, some: bool) -> int:
     """Return the exit code of several runs: partial if some did well and others did not."""
     bad = [code for code in codes if code]
     if bad and some and worst(bad) not in (4, 5):
