@@ -320,6 +320,7 @@ class Loop:
             if unsure:
                 self.held = self._again(self._session.held)
             self._check_target(self._session)
+            self._say_which(self._session)
             if self._session.known_as != self.cursor.known_as:
                 self._save(
                     dataclasses.replace(
@@ -327,6 +328,15 @@ class Loop:
                     )
                 )
         return self._session
+
+    def _say_which(self, session: Session) -> None:
+        """Say which run of the target is gone on with: for each attempt that is new to it."""
+        found_by = getattr(session, "found_by", None)
+        there = listing(self.folder).writers
+        if found_by and any(writer not in self.cursor.writers for writer in there):
+            self.outcome.notes.append(
+                f"goes on with the run {session.known_as}, found by {found_by}"
+            )
 
     def _check_target(self, session: Session) -> None:
         """Refuse a target that no longer holds what it was seen to hold: it was emptied, deleted

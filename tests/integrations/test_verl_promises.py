@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from eventlog.attempts import attempts
 from eventlog.catalog import find_all
 from eventlog.frame import to_events
 from eventlog.reader import WriterReader, headers
@@ -40,6 +41,7 @@ TRAINER = Path(__file__).with_name("verl_trainer.py")
 ID = hashlib.md5(f"{PROJECT}/{NAME}".encode()).hexdigest()[:16]
 WAITS = {"EVENTLOG_WANDB_SETTLE": "0.3", "EVENTLOG_WANDB_PATIENCE": "2.5"}
 TABLE = "val/generations"
+STEP = "training/global_step"
 
 
 # ------------------------------------------------------------------------------ launches
@@ -125,10 +127,13 @@ class Backends:
 
     def sync(self, journal: Path, *options: str, **environ: str) -> str:
         """Bring a journal into all three; return what was said."""
-        targets = [f"mlflow:sqlite:///{self.folder}/mlflow.db", f"trackio:{self.folder}/trackio"]
+        places = [f"trackio:{self.folder}/trackio", f"wandb:{self.wandb.url}"]
+        extra = [part for place in places for part in ("--to", place)]
+        return self.sync_mlflow(journal, *extra, *options, **environ)
+
+    def sync_mlflow(self, journal: Path, *options: str, **environ: str) -> str:
         command = [sys.executable, "-m", "eventlog.cli.main", "sync", str(journal), *options]
-        for target in [*targets, f"wandb:{self.wandb.url}"]:
-            command += ["--to", target]
+        command += ["--to", f"mlflow:sqlite:///{self.folder}/mlflow.db"]
         env = client_environment(self.wandb.url, self.folder) | WAITS | environ
         done = subprocess.run(
             command, env=env, cwd=self.folder, capture_output=True, text=True, timeout=240
@@ -145,6 +150,27 @@ class Backends:
         rows = self.mlflow("SELECT key, step, value FROM metrics")
         # MLflow refuses this character of verl's names.
         return Counter((key.replace("_x40_", "@"), step, value) for key, step, value in rows)
+
+    def mlflow_runs(self) -> set[str]:
+        """Runs that hold points."""
+        return {run for (run,) in self.mlflow("SELECT DISTINCT run_uuid FROM metrics")}
+
+    def make_runs(self, *names: str) -> list[str]:
+        """Make runs as somebody else would, in the experiment of that project."""
+        code = (
+            "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); c = mlflow.MlflowClient(); "
+            "e = mlflow.set_experiment(sys.argv[2]).experiment_id; "
+            "print(*(c.create_run(e, run_name=n).info.run_id for n in sys.argv[3:]))"
+        )
+        uri = f"sqlite:///{self.folder}/mlflow.db"
+        done = subprocess.run(
+            [sys.executable, "-c", code, uri, PROJECT, *names],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.split()[-len(names) :]
 
     def mlflow_tables(self) -> dict[int, Any]:
         found: dict[int, Any] = {}
@@ -184,17 +210,17 @@ class Backends:
         out: Counter[tuple[Any, ...]] = Counter()
         for text in self.wandb_run()["rows"].values():
             row = _flat(json.loads(text))
-            step = row["training/global_step"]
+            step = row[STEP]
             logged = "actor/loss" in row
             for key, value in row.items():
-                hidden = key.startswith("_") or (key == "training/global_step" and not logged)
+                hidden = key.startswith("_") or (key == STEP and not logged)
                 if not hidden and isinstance(value, (int, float)) and not key.startswith(TABLE):
                     out[key, step, float(value)] += 1
         return out
 
     def wandb_tables(self) -> list[int]:
         rows = [json.loads(text) for text in self.wandb_run()["rows"].values()]
-        return sorted(row["training/global_step"] for row in rows if TABLE in row)
+        return sorted(row[STEP] for row in rows if TABLE in row)
 
 
 def _sql(path: Path, query: str, *args: Any) -> list[Any]:
@@ -267,4 +293,157 @@ def test_killed_and_started_again_is_one_run_in_each_backend_and_exact(
     backends.sync(journal)
     shows_one_run(backends)
     shows_exactly(backends)
-    assert "_wandb" in backends.wandb_run()["config"]
+    assert STEP in json.dumps(backends.wandb_run()["config"]["_wandb"]["value"]["m"])
+
+
+@pytest.mark.long
+@pytest.mark.apart
+def test_brought_in_before_and_after_the_kill_it_is_the_same_run_and_nothing_is_lost(
+    node: Node, backends: Backends
+) -> None:
+    """What had been delivered when it was superseded stays in a target, once."""
+    node.launch(node.plan(1, 99, die=KILLED))
+    backends.sync(node.journal)
+    node.launch(node.plan(2, LAST))
+    said = backends.sync(node.journal)
+    shows_one_run(backends)
+    everything = Counter([*points(1, 0, KILLED), *points(2, 8, LAST)])
+    for held in (backends.mlflow_points(), backends.trackio_points(), backends.wandb_points()):
+        assert held == everything
+    ((run,),) = backends.mlflow("SELECT run_uuid FROM runs")
+    for known_as in (run, ID, f"/{PROJECT}/{ID}"):
+        assert f"{known_as}, found by its id" in said  # one line a target says which run it is
+    assert said.count("found by") == 3
+    # W&B was asked to resume the run of that id, by each sync.
+    assert backends.wandb.state()["requests"]["graphql:RunResumeStatus"] >= 2
+
+
+def test_without_a_word_of_the_config_the_data_tell_where_it_started_again(node: Node) -> None:
+    node.launch(node.plan(1, 99, die=KILLED))
+    said = node.launch(node.plan(2, LAST, start=8, says=False))
+    assert "training starts" not in said
+    assert effective(node.journal) == with_tables(EXPECTED, TABLES)
+
+
+def test_killed_before_its_first_checkpoint_it_starts_afresh_and_is_whole(node: Node) -> None:
+    node.launch(node.plan(1, 99, die=5))
+    node.launch(node.plan(2, 9))
+    assert effective(node.journal) == with_tables(points(2, 0, 9), [0, 4, 8])
+
+
+def test_killed_three_times_between_two_checkpoints_it_is_still_exact(node: Node) -> None:
+    node.launch(node.plan(1, 99, die=10))
+    for who, die in ((2, 14), (3, 9), (4, 13)):
+        node.launch(node.plan(who, 99, die=die))
+    node.launch(node.plan(5, 17))
+    expected = [p for p in points(1, 0, 8) if not (p[1] == 8 and "val" in p[0])]
+    assert effective(node.journal) == with_tables([*expected, *points(5, 8, 17)], [0, 4, 8, 12, 16])
+
+
+@pytest.mark.parametrize("disks", ["same disk", "fresh disks"])
+@pytest.mark.parametrize("says", [True, False])
+def test_a_launch_that_only_validates_supersedes_its_keys_at_that_step_alone(
+    node: Node, tmp_path: Path, disks: str, says: bool
+) -> None:
+    node.launch(node.plan(1, LAST))
+    other = node if disks == "same disk" else Node(tmp_path / "b", tmp_path)
+    other.launch(other.plan(2, start=8, val_only=True, says=says))
+    if other is not node:
+        subprocess.run(["cp", "-r", f"{other.journal}/.", node.journal], check=True)
+    expected = [p for p in points(1, 0, LAST) if not (p[1] == 8 and "val" in p[0])]
+    expected += points(2, 8, 8)
+    assert effective(node.journal) == with_tables(expected, TABLES)
+
+
+@pytest.mark.parametrize("disks", ["same disk", "a disk each"])
+def test_two_jobs_under_one_name_at_once_supersede_nothing_and_show_says_so(
+    node: Node, tmp_path: Path, disks: str
+) -> None:
+    """The trainer waits in the middle; beside it another job trains, and an evaluator validates."""
+    beside = node if disks == "same disk" else Node(tmp_path / "b", tmp_path)
+    trainer = node.start(node.plan(1, 10, wait="yes"), SLURM_JOB_ID="1")
+    assert trainer.stdout is not None
+    assert trainer.stdout.readline() == "ready\n"
+    beside.launch(beside.plan(2, 6, start=0, says=False), SLURM_JOB_ID="2")
+    beside.launch(beside.plan(3, start=0, val_only=True, says=False), SLURM_JOB_ID="3")
+    trainer.communicate("\n", timeout=120)
+    assert trainer.returncode == 0
+    if beside is not node:
+        subprocess.run(["cp", "-r", f"{beside.journal}/.", node.journal], check=True)
+    # Of the evaluator and the job that had ended before it began, the later one counts.
+    second = [p for p in points(2, 0, 6) if not (p[1] == 0 and "val" in p[0])]
+    history = [*points(1, 0, 10), *second, *points(3, 0, 0)]
+    assert effective(node.journal) == with_tables(history, [0, 0, 4, 4, 8])
+    command = [sys.executable, "-m", "eventlog.cli.main", "show", NAME, "--journal"]
+    shown = subprocess.run(
+        [*command, str(node.journal)], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.count("beside attempt 1: supersedes nothing of it") == 2
+
+
+def test_a_requeued_slurm_job_is_one_run_with_two_attempts_in_order(node: Node) -> None:
+    job = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "ppo"}
+    node.launch(node.plan(1, 99, die=KILLED), **job, SLURM_RESTART_COUNT="0")
+    node.launch(node.plan(2, LAST), **job, SLURM_RESTART_COUNT="1")
+    (found,), _ = find_all((str(node.journal),))
+    first, second = attempts(headers(found.folder))
+    assert (first.restart, second.restart, second.evidence) == ((0,), (1,), "restart")
+    assert effective(node.journal) == with_tables(EXPECTED, TABLES)
+
+
+@pytest.mark.long
+@pytest.mark.apart
+def test_mlflow_run_id_comes_first_and_then_the_run_of_that_name_by_consent(
+    node: Node, backends: Backends
+) -> None:
+    """As a platform does that makes the run, and as somebody does who logged without us before."""
+    *made, named = backends.make_runs(NAME, NAME, "another")
+    node.launch(node.plan(1, 3), MLFLOW_RUN_ID=made[0])
+    said = backends.sync_mlflow(node.journal)
+    assert f"goes on with the run {made[0]}, found by MLFLOW_RUN_ID" in said
+    assert backends.mlflow_runs() == {made[0]}
+    other = dataclasses.replace(node, disk=node.disk / "other")
+    other.launch(other.plan(2, 3))
+    said = backends.sync_mlflow(other.journal, "--adopt-by-name", "--state", str(node.disk / "s"))
+    # The tag of the first one comes before the name of the second.
+    assert f"goes on with the run {made[0]}, found by its tag eventlog.key" in said
+    third = dataclasses.replace(node, disk=node.disk / "third")
+    third.launch(third.plan(3, 3, name="another"))
+    said = backends.sync_mlflow(third.journal, "--adopt-by-name")
+    assert f"goes on with the run {named}, found by its name" in said
+    assert backends.mlflow_runs() == {made[0], named}
+
+
+@pytest.mark.apart
+def test_numpy_at_any_depth_arrives_in_each_backend(node: Node, backends: Backends) -> None:
+    """Trackio leaves an array out, takes a numpy step for bytes and breaks when it resumes."""
+    code = """
+import numpy as np
+from tests.integrations import verl_source
+one = verl_source.tracking().Tracking("ppo", "qwen 7b", "eventlog")
+words = "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
+one.log({"deep": {"er": {w: np.dtype(w).type(1) for w in words}}, "zero": np.array(1.0)}, np.int64(3))
+one.log({"list": [np.float32(0.5), {"x": np.array([1, 2])}], "flag": np.bool_(True)}, np.float64(4))
+one.finish()
+"""
+    for _ in range(2):  # and again, resumed
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).resolve().parents[2],
+            env={**os.environ, "EVENTLOG_DIR": str(node.journal)},
+            capture_output=True,
+            check=True,
+        )
+    backends.sync(node.journal)
+    words = "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
+    rows = [
+        (step, json.loads(text))
+        for step, text in backends.trackio("SELECT step, metrics FROM metrics ORDER BY id")
+    ]
+    assert [step for step, _ in rows] == [3, 4]
+    assert rows[0][1] == {f"deep/er/{w}": 1 for w in words} | {"zero": 1.0}
+    assert rows[1][1] == {"list": [0.5, {"x": [1, 2]}], "flag": True}
+    numbers = {f"deep/er/{w}": 3 for w in words} | {"zero": 3, "flag": 4}
+    assert backends.mlflow_points() == {(k, step, 1.0): 1 for k, step in numbers.items()}
+    shown = {key: (step, value) for key, step, value in backends.wandb_points()}
+    assert shown == {k: (step, 1.0) for k, step in numbers.items()}
