@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from eventlog import __version__
-from eventlog.cli import commands, keeping, output
+from eventlog.cli import commands, doctor, keeping, output
 from eventlog.errors import EventlogError
 
 GROUP = "eventlog.commands"
@@ -58,7 +58,7 @@ def group() -> None:
     """
 
 
-for _command in (*commands.ALL, *keeping.ALL):
+for _command in (*commands.ALL, *keeping.ALL, *doctor.ALL):
     group.add_command(_command)
 
 
