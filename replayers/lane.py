@@ -107,6 +107,17 @@ class Lane:
                 self._queue.append(stream)
             self._changed.notify_all()
 
+    def finish(self) -> None:
+        """Try nothing again that fails from now on, and nothing that waits for that."""
+        with self._changed:
+            self._stay = False
+            for stream in [s for s in self._queue if s.error is not None or self.breaker.open]:
+                self._queue.remove(stream)
+                stream.queued = False
+                if stream.error is None:
+                    stream.reason, stream.exit_code = f"{self.label} cannot be reached", 75
+            self._changed.notify_all()
+
     def idle(self) -> bool:
         """Return whether there is nothing left to do now."""
         with self._changed:
@@ -308,17 +319,21 @@ class Lane:
 
 
 def work(
-    lanes: Sequence[Lane], stop: threading.Event, until: Callable[[], bool] = lambda: True
+    lanes: Sequence[Lane], stop: threading.Event, tick: Callable[[], float | None] = lambda: None
 ) -> None:
-    """Start lanes and work until they have nothing left to do and `until` holds.
+    """Start lanes and work until they have nothing left to do and `tick` returns None.
 
-    It is asked again and again. An interrupt, or any exception of it, ends the lanes behind the
-    batches that are under way, and is raised then; a second interrupt waits for nothing.
+    It is called again and again, after as many seconds as it returns. An interrupt, or any
+    exception of it, ends the lanes behind the batches that are under way, and is raised then; a
+    second interrupt waits for nothing.
     """
     for lane in lanes:
         lane.start()
     try:
-        while not (until() and all(lane.idle() for lane in lanes)):
+        while (pause := tick()) is not None or not all(lane.idle() for lane in lanes):
+            if pause is not None:
+                time.sleep(pause)
+                continue
             for lane in lanes:
                 lane.wait(0.1)
     except BaseException:

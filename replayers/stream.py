@@ -51,7 +51,9 @@ class Stream:
         self.found = found
         self.state = state
         self.settings = settings
-        self.progress = progress
+        self.progress = self._progressing(progress)
+        #: Events that the call under way has settled, and how many were left when it was last told.
+        self.under_way = self.known_behind = 0
         self.pace = pace
         self.outcome: Outcome | None = None
         self.error: Exception | None = None
@@ -71,6 +73,15 @@ class Stream:
     def open(self) -> bool:
         """Whether it holds a lease and a session."""
         return self._replayer is not None
+
+    def _progressing(self, plain: Progress) -> Progress:
+        def progress(settled: int, events: int) -> None:
+            before = self.outcome.settled if self.outcome else 0
+            self.under_way = max(0, settled - before)
+            self.known_behind = max(0, events - settled)
+            plain(settled, events)
+
+        return progress
 
     def wake(self) -> None:
         """Say that the run has changed."""
@@ -95,9 +106,11 @@ class Stream:
             self._failed(error)
             return False
         finally:
+            self.under_way = 0
             self.worked = time.monotonic()
             self.seconds += self.worked - begun
         self.outcome = _sum(self.outcome, outcome)
+        self.known_behind = max(0, outcome.events - outcome.settled)
         more = outcome.more or self._woken.is_set()
         if not more:
             self.behind_since = None

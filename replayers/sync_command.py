@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import threading
+from collections.abc import Callable
 
 import click
 
-from eventlog import blobs
 from eventlog.catalog import Found, find_all
 from eventlog.cli import output
 from eventlog.cli.commands import report_unreadable
-from eventlog.delivery import state_folder
-from eventlog.errors import EventlogError, UsageError
-from eventlog.layout import run_folder
-from eventlog.seal import seal
+from eventlog.errors import UsageError
+from replayers.changes import Changes
 from replayers.lane import Lane, work
-from replayers.pace import Pace, parse_rate
-from replayers.registry import make_target
-from replayers.replay import BATCH_ROWS, Settings, delivery_of, unchanged
+from replayers.pace import parse_rate
+from replayers.replay import BATCH_ROWS, Settings
+from replayers.sending import check_elsewhere, lanes_to, seal_quietly, stream_of
 from replayers.stream import Stream
 from replayers.sync_report import exit_code, print_reports, report_of
-from replayers.target import RunInfo, Target
+from replayers.watch import Watch, display
+
+#: How many runs at once, if it is not said: to end soon, and to hold up none that is live.
+JOBS, JOBS_LIVE = 1, 4
 
 
 @click.command()
@@ -60,15 +59,42 @@ from replayers.target import RunInfo, Target
 @click.option(
     "--jobs",
     type=click.IntRange(min=1, max=64),
-    default=1,
-    show_default=True,
     metavar="N",
-    help="How many runs are sent at once, to each target.",
+    help="How many runs are sent at once, to each target. [default: 1; with --watch 4]",
 )
 @click.option(
     "--rate",
     metavar="ROWS",
     help="Rows a second, at most, to each target; 30/min and 1000/h are rates too.",
+)
+@click.option("--watch", is_flag=True, help="Follow runs while they are written, new ones too.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.05),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --watch: how often to look for what is new.",
+)
+@click.option(
+    "--until-finished",
+    is_flag=True,
+    help="With --watch: end once all runs have ended and everything is delivered.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --until-finished: how long ended runs must stand still; a restart may follow.",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="With --until-finished: give up a target that takes nothing for so long behind the end "
+    "of the runs. [default: never]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON report.")
 def sync(
@@ -79,73 +105,77 @@ def sync(
     view: str,
     batch: int,
     adopt_by_name: bool,
-    jobs: int,
+    jobs: int | None,
     rate: str | None,
+    watch: bool,
+    interval: float,
+    until_finished: bool,
+    grace: float,
+    drain: float | None,
     as_json: bool,
 ) -> int:
     """Bring runs into backends, exactly once. Runs and targets that fail hold up no others."""
-    found, bad = find_all(paths, patterns)
-    if patterns and not found and not bad:
-        raise UsageError(f"no run is called {' or '.join(map(repr, patterns))}", hint="eventlog ls")
-    _check_elsewhere(found)
+    if until_finished and not watch:
+        raise UsageError("--until-finished goes with --watch")
     settings = Settings(view=view, batch_rows=batch, adopt_by_name=adopt_by_name)
+    rows = None if rate is None else parse_rate(rate)
     stop = threading.Event()
-    lanes = [
-        Lane(
-            functools.partial(_target, spec, found),
-            jobs=jobs,
-            pace=Pace(parse_rate(rate) if rate else None, stop=stop),
-            tell=lambda text: output.say(output.safe(text)),
+    if watch:
+        changes = Changes(paths, patterns)
+        lanes = lanes_to(
+            specs, changes.runs, changes.paths, stop, jobs=jobs or JOBS_LIVE, rate=rows, stay=True
         )
-        for spec in specs
-    ]
-    codes = [item.error.exit_code for item in bad]
-    report_unreadable(bad)
-    for item in found:
-        if not all(_is_settled(item, lane.target, state) for lane in lanes):
-            _seal_quietly(item)
-    with output.bars(quiet=as_json) as more:
-        for lane in lanes:
-            for item in found:
-                bar = more(f"{item.label} -> {lane.target.kind}")
-                where = state_folder(item.journal, state)
-                lane.add(Stream(item, where, settings, lane.pace, bar))
-        work(lanes, stop)
+        with display(as_json=as_json) as show:
+            following = Watch(
+                changes,
+                lanes,
+                lambda found, lane: stream_of(found, lane, state, settings),
+                interval=interval,
+                until_finished=until_finished,
+                grace=grace,
+                drain=drain,
+                show=show,
+            )
+            work(lanes, stop, following.tick)
+        bad = list(changes.unreadable.values())
+    else:
+        found, bad = find_all(paths, patterns)
+        if patterns and not found and not bad:
+            names = " or ".join(map(repr, patterns))
+            raise UsageError(f"no run is called {names}", hint="eventlog ls")
+        check_elsewhere(found)
+        places = sorted({item.journal for item in found})
+        lanes = lanes_to(specs, lambda: found, places, stop, jobs=jobs or JOBS, rate=rows)
+        report_unreadable(bad)
+        for item in found:
+            seal_quietly(item, lanes, state)
+        _send(
+            found,
+            lanes,
+            stop,
+            lambda item, lane, bar: stream_of(item, lane, state, settings, bar),
+            quiet=as_json,
+        )
     reports = [report_of(lane, stream) for lane in lanes for stream in lane.streams()]
-    print_reports(reports, as_json=as_json)
+    if watch and as_json:
+        output.print_json_line({"reports": reports})
+    else:
+        print_reports(reports, as_json=as_json)
+    codes = [item.error.exit_code for item in bad]
     return exit_code([*codes, *(report["exit_code"] for report in reports)])
 
 
-def _check_elsewhere(found: list[Found]) -> None:
-    """One run id of a target cannot stand for several runs."""
-    for variable in ("MLFLOW_RUN_ID", "WANDB_RUN_ID"):
-        if len(found) > 1 and os.environ.get(variable):
-            raise UsageError(
-                f"{variable} names one run, and {len(found)} are selected",
-                hint=f"select one with --run, or unset {variable}",
-            )
-
-
-def _target(spec: str, found: list[Found]) -> Target:
-    folders = {(item.run.project, item.run.id): item.folder for item in found}
-
-    def read_blob(run: RunInfo, digest: str) -> bytes:
-        folder = folders.get((run.project, run.id)) or run_folder(".", run.project, run.id)
-        return blobs.get(folder, digest)
-
-    return make_target(spec, read_blob, places=sorted({item.journal for item in found}))
-
-
-def _is_settled(item: Found, target: Target, state: str | None) -> bool:
-    try:
-        delivery = delivery_of(item, target, state_folder(item.journal, state))
-        return unchanged(item, delivery) is not None
-    except (OSError, EventlogError):
-        return False
-
-
-def _seal_quietly(item: Found) -> None:
-    try:
-        seal(item.folder)
-    except (OSError, EventlogError) as error:
-        output.say(output.safe(f"{item.label}: not sealed ({error})"))
+def _send(
+    found: list[Found],
+    lanes: list[Lane],
+    stop: threading.Event,
+    make: Callable[[Found, Lane, output.Bar], Stream],
+    *,
+    quiet: bool,
+) -> None:
+    """Bring every run into every target once."""
+    with output.bars(quiet=quiet) as more:
+        for lane in lanes:
+            for item in found:
+                lane.add(make(item, lane, more(f"{item.label} -> {lane.target.kind}")))
+        work(lanes, stop)

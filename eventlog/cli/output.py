@@ -22,6 +22,11 @@ def print_json(value: Any) -> None:
     print_text(json.dumps(value, indent=1, default=str))
 
 
+def print_json_line(value: Any) -> None:
+    """Print one object of a stream of them, on a line of its own."""
+    print_text(json.dumps(value, default=str))
+
+
 def print_text(text: str = "") -> None:
     """Print to stdout; whoever read it may have gone, which is no failure of what was done."""
     with contextlib.suppress(BrokenPipeError):

@@ -1,0 +1,111 @@
+"""From what a user selects (targets, runs, a rate) to lanes and streams."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+from eventlog import blobs
+from eventlog.catalog import Found
+from eventlog.cli import output
+from eventlog.delivery import state_folder
+from eventlog.errors import EventlogError, UsageError
+from eventlog.layout import run_folder
+from eventlog.seal import seal
+from replayers.lane import Lane
+from replayers.pace import Pace
+from replayers.registry import make_target
+from replayers.replay import Progress, Settings, delivery_of, unchanged
+from replayers.stream import Stream
+from replayers.target import RunInfo, Target
+
+
+def say(text: str) -> None:
+    """Talk to the user: names in `text` come from other people's journals."""
+    output.say(output.safe(text))
+
+
+def lanes_to(
+    specs: Sequence[str],
+    runs: Callable[[], list[Found]],
+    places: Sequence[str],
+    stop: threading.Event,
+    *,
+    jobs: int,
+    rate: float | None = None,
+    stay: bool = False,
+) -> list[Lane]:
+    """Return a lane for each target that a user named.
+
+    Parameters
+    ----------
+    runs:
+        Returns the runs that are known by now.
+    places:
+        Journals in which ``eventlog.toml`` is looked for.
+    stop:
+        Ends every wait.
+
+    Raises
+    ------
+    UsageError
+    """
+
+    def made(spec: str) -> Target:
+        def read_blob(run: RunInfo, digest: str) -> bytes:
+            known = ((f.run.project, f.run.id, f.folder) for f in runs())
+            folders = [folder for *identity, folder in known if identity == [run.project, run.id]]
+            return blobs.get((folders or [run_folder(".", run.project, run.id)])[0], digest)
+
+        return make_target(spec, read_blob, places=sorted(places))
+
+    return [
+        Lane(
+            lambda spec=spec: made(spec),  # type: ignore[misc]
+            jobs=jobs,
+            stay=stay,
+            pace=Pace(rate, stop=stop),
+            tell=say,
+        )
+        for spec in specs
+    ]
+
+
+def stream_of(
+    found: Found,
+    lane: Lane,
+    state: str | None,
+    settings: Settings,
+    progress: Progress = lambda settled, events: None,
+) -> Stream:
+    """Return a run on its way into a lane's target."""
+    return Stream(found, state_folder(found.journal, state), settings, lane.pace, progress)
+
+
+def check_elsewhere(found: Sequence[Found]) -> None:
+    """One run id of a target cannot stand for several runs. Raises `UsageError`."""
+    for variable in ("MLFLOW_RUN_ID", "WANDB_RUN_ID"):
+        if len(found) > 1 and os.environ.get(variable):
+            raise UsageError(
+                f"{variable} names one run, and {len(found)} are selected",
+                hint=f"select one with --run, or unset {variable}",
+            )
+
+
+def seal_quietly(item: Found, lanes: Sequence[Lane], state: str | None) -> None:
+    """Seal what is closed of a run, unless every lane has it as it is; say so if that fails."""
+    if all(_is_settled(item, lane, state) for lane in lanes):
+        return
+    try:
+        seal(item.folder)
+    except (OSError, EventlogError) as error:
+        say(f"{item.label}: not sealed ({error})")
+
+
+def _is_settled(item: Found, lane: Lane, state: str | None) -> bool:
+    try:
+        delivery = delivery_of(item, lane.target, state_folder(item.journal, state))
+        return unchanged(item, delivery) is not None
+    except (OSError, EventlogError):
+        return False
