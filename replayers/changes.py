@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from eventlog.catalog import Found, Unreadable, find_all
-from eventlog.errors import EventlogError
+from eventlog.errors import EventlogError, UsageError
+from eventlog.files import LOCAL
 from eventlog.glance import RUNNING, glance
 from eventlog.identity import provably_gone
 from eventlog.layout import PROJECT_PREFIX, SEALED, default_journal, segment_name
@@ -24,6 +25,7 @@ from eventlog.segment import SegmentReader
 COARSE = 3.0
 #: How often everything is listed anyway, and how often processes are looked for, in seconds.
 ANYWAY, PROCESSES = 60.0, 5.0
+_PROCESS = ("boot_id", "pid_namespace", "pid", "process_start")
 
 
 @dataclasses.dataclass
@@ -62,6 +64,8 @@ class Changes:
         self.paths = [os.path.abspath(path) for path in paths or [default_journal()]]
         #: Runs that cannot be read, by folder.
         self.unreadable: dict[str, Unreadable] = {}
+        #: Paths at which there is no journal yet.
+        self.waiting: list[str] = []
         self._patterns = patterns
         self._belongs = belongs
         self._clock = clock
@@ -83,7 +87,9 @@ class Changes:
         changed = [look for look in self._looks.values() if self._grew(look, now)]
         if now - self._processes >= PROCESSES:
             self._processes = now
-            changed += [x for x in self._looks.values() if self._died(x) and x not in changed]
+            asked: dict[object, bool] = {}  # one process may write to many runs
+            died = [look for look in self._looks.values() if self._died(look, asked)]
+            changed += [look for look in died if look not in changed]
         for look in changed:
             look.changed, look.over = now, None
         return [look.found for look in changed]
@@ -116,12 +122,19 @@ class Changes:
             self._list()
 
     def _list(self) -> None:
-        there = [path for path in self.paths if os.path.isdir(path)]
-        if not there:
-            return
-        found, bad = find_all(there, self._patterns)
-        self.unreadable = {item.folder: item for item in bad}
-        self._others = {}
+        found: list[Found] = []
+        self.unreadable, self._others, self.waiting = {}, {}, []
+        for path in self.paths:
+            try:
+                here, bad = find_all([path], self._patterns)
+            except UsageError:
+                if os.path.exists(path) and not os.path.isdir(path):
+                    raise
+                self.waiting.append(path)
+                continue
+            found += here
+            self.unreadable |= {item.folder: item for item in bad}
+            self._note_projects(path)
         for item in found:
             if item.folder in self._looks:
                 continue
@@ -129,10 +142,12 @@ class Changes:
                 self._looks[item.folder] = _Look(item)
             else:
                 self._others[item.folder] = item
-        for path in there:
-            for name in os.listdir(path):
-                if name.startswith(PROJECT_PREFIX):
-                    self._places.setdefault(os.path.join(path, name), (-1, self._found))
+
+    def _note_projects(self, path: str) -> None:
+        for name in LOCAL.names(path):
+            if name.startswith(PROJECT_PREFIX):
+                place = os.path.join(path, name)
+                self._places.setdefault(place, (_stamp(place), self._found))
 
     # ---------------------------------------------------------------- one run
 
@@ -152,11 +167,17 @@ class Changes:
         # A folder whose time moved has other files, if only sealed ones.
         return fresh or grown
 
-    def _died(self, look: _Look) -> bool:
+    def _died(self, look: _Look, asked: dict[object, bool]) -> bool:
         """Return whether a process that wrote to a run is gone since the last look."""
         died = False
         for path in look.live:
-            if path not in look.gone and provably_gone(self._identity(path)):
+            if path in look.gone:
+                continue
+            identity = self._identity(path)
+            process = tuple(str(identity.get(name)) for name in _PROCESS)
+            if process not in asked:
+                asked[process] = provably_gone(identity)
+            if asked[process]:
                 look.gone.add(path)
                 died = True
         return died

@@ -155,6 +155,10 @@ class Watch:
                     self._streams[key].behind_since = since - _age(self._streams[key], lane)
                 else:
                     lane.add(self._streams[key])
+        for path in self.changes.waiting:
+            if path not in self._said:
+                self._said.add(path)
+                say(f"there is no journal yet, waiting for it: {path}")
         for folder, item in self.changes.unreadable.items():
             if folder not in self._said:
                 self._said.add(folder)
