@@ -130,6 +130,7 @@ def sync(
                 changes,
                 lanes,
                 lambda found, lane: stream_of(found, lane, state, settings),
+                state=state,
                 interval=interval,
                 until_finished=until_finished,
                 grace=grace,

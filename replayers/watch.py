@@ -89,6 +89,8 @@ class Watch:
     ----------
     make:
         Makes the stream of a run in a lane.
+    state:
+        The folder of the replay side's state, if the user named one.
     interval:
         Seconds between two looks.
     until_finished:
@@ -106,6 +108,7 @@ class Watch:
         lanes: Sequence[Lane],
         make: Callable[[Found, Lane], Stream],
         *,
+        state: str | None = None,
         interval: float = 1.0,
         until_finished: bool = False,
         grace: float = 60.0,
@@ -115,6 +118,7 @@ class Watch:
         self.changes = changes
         self.lanes = lanes
         self._make = make
+        self._state = state
         self._interval = interval
         self._until_finished = until_finished
         self._grace = grace
@@ -145,7 +149,7 @@ class Watch:
         for found in changed:
             if found.folder not in self._said:
                 self._said.add(found.folder)
-                seal_quietly(found)
+                seal_quietly(found, self.lanes, self._state)
             for lane in self.lanes:
                 key = (lane.label, found.folder)
                 if key not in self._streams:
