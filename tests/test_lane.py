@@ -178,12 +178,11 @@ def test_targets_do_not_wait_for_each_other(tmp_path: Path) -> None:
         for item in found:
             lane.add(Stream(item, str(tmp_path / "state"), QUICK, lane.pace))
 
-    def until() -> bool:
+    def tick() -> None:
         if lanes[1].idle():
             free.set()
-        return True
 
-    work(lanes, stop, until)
+    work(lanes, stop, tick)
     check(found, good)
     check(found, stuck)
 
@@ -196,13 +195,12 @@ def test_an_interrupt_ends_behind_the_batch_and_the_next_sync_goes_on(tmp_path: 
     for item in found:
         lane.add(Stream(item, str(tmp_path / "state"), QUICK, lane.pace))
 
-    def until() -> bool:
+    def tick() -> None:
         if len(target.log) > 5:
             raise KeyboardInterrupt
-        return True
 
     with pytest.raises(KeyboardInterrupt):
-        work([lane], stop, until)
+        work([lane], stop, tick)
     sent = len(target.log)
     whole = Watched()
     sync(found, whole, tmp_path / "other")
@@ -259,9 +257,12 @@ class Staying:
         self.lane = Lane(lambda: target, jobs=jobs, stay=True, pace=pace, tell=self.said.append)
         self.lane.breaker = Breaker(Backoff(0.01, 0.02))
         self.thread = threading.Thread(
-            target=work, args=([self.lane], self.stop, self.over.is_set), daemon=True
+            target=work, args=([self.lane], self.stop, self.tick), daemon=True
         )
         self.thread.start()
+
+    def tick(self) -> float | None:
+        return None if self.over.is_set() else 0.01
 
     def add(self, item: Found) -> Stream:
         stream = Stream(item, str(self.state), QUICK, self.lane.pace)
