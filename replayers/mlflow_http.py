@@ -31,7 +31,7 @@ class HttpApi:
 
         self._uri = uri
         self._creds = get_default_host_creds(uri)
-        self._client: Any = None
+        self._artifacts_of: tuple[str, Any] = ("", None)
 
     def experiment(self, name: str) -> tuple[str, bool] | None:
         try:
@@ -123,27 +123,31 @@ class HttpApi:
             query["page_token"] = page["next_page_token"]
 
     def put(self, run: str, folder: str, file: str, content: bytes) -> None:
+        artifacts = self._artifacts(run)
         try:
-            client = self._artifacts()
-            put_with(lambda path: client.log_artifact(run, path, folder), file, content)
+            put_with(lambda path: artifacts.log_artifact(path, folder), file, content)
         except Exception as error:
             raise artifact_failure(error) from error
 
     def files(self, run: str, folder: str) -> set[str]:
+        artifacts = self._artifacts(run)
         try:
-            return names_in(self._artifacts().list_artifacts(run, folder))
+            return names_in(artifacts.list_artifacts(folder))
         except Exception as error:
             raise artifact_failure(error) from error
 
     def close(self) -> None:
-        self._client = None
+        self._artifacts_of = ("", None)
 
-    def _artifacts(self) -> Any:
-        if self._client is None:
-            from mlflow.tracking import MlflowClient
-
-            self._client = MlflowClient(tracking_uri=self._uri)
-        return self._client
+    def _artifacts(self, run: str) -> Any:
+        """Return where the artifacts of a run lie. Raises Failure."""
+        if self._artifacts_of[0] != run:
+            uri = self._get("runs/get", {"run_id": run})["run"]["info"]["artifact_uri"]
+            try:
+                self._artifacts_of = run, _repository(uri, self._uri)
+            except Exception as error:
+                raise artifact_failure(error) from error
+        return self._artifacts_of[1]
 
     def _pages(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         while True:
@@ -180,6 +184,16 @@ class HttpApi:
                 return self._call(path, method, again=False, **how)
             raise failure from error
         return _parsed(answer)
+
+
+def _repository(uri: str, server: str) -> Any:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    if uri.startswith("mlflow-artifacts:"):
+        # Left to itself, MLflow 3.1 asks the process's global tracking URI which server is meant.
+        uri = MlflowArtifactsRepository.resolve_uri(uri, server)
+    return get_artifact_repository(uri)
 
 
 def _view(run: dict[str, Any]) -> RunView:

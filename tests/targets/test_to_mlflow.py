@@ -1066,7 +1066,10 @@ def table_batch(seq: int, sha256: str = SHA) -> pa.Table:
 
 
 def test_a_table_becomes_an_artifact_before_it_is_held(
-    uri: str, connect: Callable[..., MlflowTarget], tmp_path: Path
+    uri: str,
+    connect: Callable[..., MlflowTarget],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     target = connect(uri, read_blob=lambda run, sha256: {SHA: SHEET}[sha256])
     session = target.open(run_info())
@@ -1081,6 +1084,7 @@ def test_a_table_becomes_an_artifact_before_it_is_held(
         from mlflow.tracking import MlflowClient
 
         path = f"eventlog/tables/{file_of('val/generations')}/step=7-{SHA}.json"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # MLflow 3.1 heeds nothing else here
         client = MlflowClient(tracking_uri=uri)
         local = client.download_artifacts(session.known_as, path, str(tmp_path))
         assert json.loads(Path(local).read_text()) == {
