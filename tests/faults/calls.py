@@ -20,6 +20,7 @@ from typing import Any
 import eventlog
 from eventlog import start
 from eventlog.audit import FAILURES, verify
+from eventlog.compact import compact
 from eventlog.errors import EventlogError
 from eventlog.event import METRIC
 from eventlog.files import LOCAL
@@ -242,6 +243,35 @@ def sealing_survives(journal: str, faults: Faults, level: str) -> list[str]:
     return broken
 
 
+def compacting_survives(journal: str, faults: Faults, level: str) -> list[str]:
+    """Compaction that fails takes nothing away, and goes on afterwards."""
+    broken: list[str] = []
+    folder = run_folder(journal, "p", "r")
+    run = init(journal, "os")
+    run._writer.options = dataclasses.replace(run._writer.options, segment_bytes=3_000)
+    for n in range(EVENTS):
+        run.log({"x": n}, step=n)
+        seal(folder)
+    run._writer.close()
+    seal(folder)
+    with faults.under():
+        try:
+            compact(folder)
+        except (OSError, EventlogError, MemoryError):
+            pass
+        except Exception as error:
+            broken.append(f"compact raised {error!r}")
+    for again in (False, True):
+        if again:
+            compact(folder)
+        if logged(journal) != list(range(EVENTS)):
+            broken.append(f"found {logged(journal)}, compacted again: {again}")
+    if len(listing(folder).sealed[run._writer.name]) != 1:
+        broken.append(f"{listing(folder).sealed} are left")
+    judged(journal, broken)
+    return broken
+
+
 def verifying_survives(journal: str, faults: Faults, level: str) -> list[str]:
     """`verify` says what it could not read; it never takes a part for the whole."""
     broken: list[str] = []
@@ -290,6 +320,7 @@ SCENES: dict[str, tuple[Callable[[str, Faults, str], list[str]], tuple[str, ...]
     "finish": (finishing_survives, ("group", "sync", "memory", "os")),
     "init again": (continuing_survives, ("group", "memory")),
     "seal": (sealing_survives, ("live",)),
+    "compact": (compacting_survives, ("sealed",)),
     "verify": (verifying_survives, ("live", "sealed")),
     "read": (reading_survives, ("live", "sealed")),
 }

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from eventlog import runfile
+from eventlog.compact import compact
 from eventlog.errors import JournalError
 from eventlog.event import Event, Row, make_rows
 from eventlog.journal import Options, Writer
@@ -79,6 +80,7 @@ class Plan:
     blobs: float = 0.08
     commits: float = 0.2
     seals: float = 0.05
+    compacts: float = 0.3  # how many sealings are followed by a compaction
     fault: str = ""  # the operation that fails, or "kill"
     fault_at: int = 0
     fault_lasts: int = 1
@@ -100,6 +102,7 @@ class Plan:
             blobs=rng.choice([0.0, 0.1, 0.3]),
             commits=rng.choice([0.1, 0.25, 0.5]),
             seals=rng.choice([0.0, 0.1, 0.25]),
+            compacts=rng.choice([0.0, 0.5]),
             fault=fault,
             fault_at=rng.randint(1, 60) if fault in ("any", "write", "kill") else rng.randint(1, 9),
             fault_lasts=rng.choice([1, 1, 2, 5]),
@@ -239,6 +242,8 @@ class Play:
     def _seal(self, *, abandoned: bool = False) -> None:
         with contextlib.suppress(OSError, Killed):
             seal(self.folder, abandoned=abandoned, files=self.files)
+            if self.rng.random() < self.plan.compacts:
+                compact(self.folder, files=self.files)
 
 
 def sealed_twice(plan: Plan, killed_at: int) -> tuple[History, bool]:

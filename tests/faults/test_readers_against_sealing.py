@@ -1,4 +1,4 @@
-"""Who reads, verifies or lists a run while it is written and sealed misses nothing, sees nothing
+"""Who reads, verifies or lists a run while it is written, sealed and compacted misses nothing, sees nothing
 twice, and is never told of damage: in turns of single operations, with lists that are late.
 """
 
@@ -10,6 +10,7 @@ import pytest
 
 from eventlog import reader
 from eventlog.audit import FAILURES, verify
+from eventlog.compact import compact
 from eventlog.glance import glance
 from eventlog.journal import Options, Writer
 from eventlog.reader import WriterReader
@@ -44,8 +45,10 @@ class Story:
         for _ in range(4):
             self._log(one, 4)
             seal(self.folder, files=files)
+            compact(self.folder, files=files)
         one.close()
         seal(self.folder, files=files)
+        compact(self.folder, files=files)
 
 
 def read(story, store):
