@@ -19,7 +19,7 @@ from eventlog.event import Event
 from eventlog.files import LOCAL, Store
 from eventlog.layout import SEALED, SealedName, SegmentName, sealed_name, segment_name
 from eventlog.sealed import SealedFile, sealed_segments, whole_events
-from eventlog.segment import Header, SegmentReader, Span, Verdict
+from eventlog.segment import WHOLE, Header, SegmentReader, Span, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -296,8 +296,14 @@ class WriterReader:
         return self._read_sealed(path) if path.endswith(".parquet") else self._read_segment(path)
 
     def _read_segment(self, path: str) -> Iterator[pa.Table]:
-        size = self._store.size(path)
-        with SegmentReader(path, self._store) as reader:
+        try:
+            reader = SegmentReader(path, self._store)
+        except FormatError as error:
+            # It had a header a moment ago: a network file system may show what was there before.
+            self._firsts.pop(path, None)
+            self._faults[path] = f"{os.path.basename(path)}: {error}"
+            return
+        with reader:
             for span in reader.spans():
                 if span.first_seq + span.count <= self.next_seq:
                     continue
@@ -309,6 +315,9 @@ class WriterReader:
         if verdict is not None:
             name = os.path.basename(path)
             self.verdicts[name] = verdict
+            # Not what its size was said to be: less may have been there to read.
+            size = verdict.offset + verdict.lost_bytes
+            size += len(frames.END_OF_STREAM) if verdict.word == WHOLE else 0
             self._ends[path] = (size, verdict.next_seq)
             if verdict.detail:
                 self._faults[path] = f"{name}: {verdict.detail}"
