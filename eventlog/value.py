@@ -354,6 +354,9 @@ def _need(data: bytes | None) -> bytes:
 def _numpy_scalar(word: str, number: int) -> Any:
     import numpy as np
 
+    limits = np.iinfo(word)
+    if not limits.min <= number <= limits.max:  # numpy before 2 would wrap around
+        raise OverflowError(f"{number} is out of bounds for {word}")
     return np.dtype(word).type(number)
 
 
