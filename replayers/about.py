@@ -12,7 +12,9 @@ from eventlog.segment import Header
 from replayers.target import RunInfo
 
 
-def run_info(found: Found, known_as: str | None, *, adopt_by_name: bool = False) -> RunInfo:
+def run_info(
+    found: Found, known_as: str | None, *, adopt_by_name: bool = False, create: bool = True
+) -> RunInfo:
     """Return what a target is told of a run."""
     parts = headers(found.folder)
     firsts = [ps[0].identity.get("owner", "") for ps in parts.values()]
@@ -25,6 +27,7 @@ def run_info(found: Found, known_as: str | None, *, adopt_by_name: bool = False)
         elsewhere=elsewhere(found.folder, parts),
         known_as=known_as,
         adopt_by_name=adopt_by_name,
+        create=create,
     )
 
 

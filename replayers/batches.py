@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from eventlog.event import METRIC
 from eventlog.reader import WriterReader
+from replayers.positions import Positions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,3 +84,19 @@ def without(rows: pa.Table, ranges: Sequence[tuple[int, int]]) -> pa.Table:
     for first, last in ranges:
         mask &= (seqs < first) | (seqs > last)
     return rows.filter(pa.array(mask))
+
+
+def at_positions(folder: str, writer: str, positions: Positions) -> Iterator[pa.Table]:
+    """Yield the rows of a writer's events that are in a set of positions, in order."""
+    import numpy as np
+    import pyarrow as pa
+
+    ranges = positions.ranges(writer)
+    reader = WriterReader(folder, writer, start=ranges[0][0], skip_missing=True)
+    for table in upto(reader.tables(), ranges[-1][1] + 1):
+        seqs = table.column("seq").to_numpy()
+        mask = np.zeros(len(seqs), bool)
+        for first, last in ranges:
+            mask[np.searchsorted(seqs, first) : np.searchsorted(seqs, last, "right")] = True
+        if mask.any():
+            yield table.filter(pa.array(mask))

@@ -1,6 +1,7 @@
 """The commands of the replay side, one module each: what the entry points name."""
 
+from replayers.diff_command import diff
 from replayers.status_command import status
 from replayers.sync_command import sync
 
-__all__ = ["status", "sync"]
+__all__ = ["diff", "status", "sync"]

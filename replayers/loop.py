@@ -29,6 +29,7 @@ from eventlog.segment import Header
 from eventlog.views import All, View, open_view
 from replayers.about import run_info
 from replayers.batches import (
+    at_positions,
     batches,
     last_metric,
     metrics,
@@ -39,6 +40,7 @@ from replayers.batches import (
     without,
 )
 from replayers.binding import bind, durable_events
+from replayers.compare import Comparer, Difference
 from replayers.durable import Durable
 from replayers.lease import Lost
 from replayers.outcome import Outcome, Progress, Settings
@@ -112,6 +114,8 @@ class Loop:
                 self._writer(writer)
                 if self.outcome.more:
                     return self.outcome
+            if self.settings.repair:
+                self._repair()
             seen = sum_up(self.parts, {w: self._tally(w) for w in self.parts}, lost)
             if not self.outcome.missing:
                 if self.cursor.state != _final_state(seen):
@@ -255,6 +259,33 @@ class Loop:
         if durable != mark.durable:
             self._save(self.cursor.with_mark(writer, dataclasses.replace(mark, durable=durable)))
 
+    def _repair(self) -> None:
+        """Send the events of which the target lacks something, and see what differs then."""
+        session = self.session()
+        found = self._compared(session)
+        if found.positions:
+            self._again(session.held)  # what a session remembers of the run counts no more
+        for writer in found.positions.writers():
+            for table in at_positions(self.folder, writer, found.positions):
+                for part in batches(table, self.settings.batch_rows):
+                    rows = self.view.rows(writer, part)
+                    self.durable.make(writer)
+                    self._deliver(session, writer, with_writer(rows, writer), how="repaired")
+        self.outcome.repaired = len(found.positions)
+        self.delivery.sync_ledger()
+        if found.positions:
+            found = self._compared(session)
+        self.outcome.unexplained = sum(c.count for c in found.causes if not c.explained)
+        if self.outcome.unexplained:
+            self.outcome.notes.append(
+                f"{self.outcome.unexplained} differences are left that sending cannot mend "
+                "(eventlog diff shows them)"
+            )
+
+    def _compared(self, session: Session) -> Difference:
+        comparer = Comparer(self.folder, self.target, session, self.view, cursor=self.cursor)
+        return comparer.run()
+
     def _retry(self, writer: str) -> None:
         """Send again what the target refused for good, in batches of one event."""
         waiting = self.cursor.quarantined.get(writer, [])
@@ -342,7 +373,7 @@ class Loop:
         """Refuse a target that no longer holds what it was seen to hold: it was emptied, deleted
         or restored, and what lies in front of the cursor would never be sent again.
         """
-        if getattr(session, "notices_loss", False):
+        if self.settings.repair or getattr(session, "notices_loss", False):
             return
         for writer, mark in self.cursor.writers.items():
             if mark.sent is None:

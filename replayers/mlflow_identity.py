@@ -25,7 +25,7 @@ from eventlog.errors import UsageError
 from replayers.mlflow_client import Api, Failure, RunView
 from replayers.mlflow_map import RULES
 from replayers.mlflow_values import clean
-from replayers.target import Change, Foreign, Retry, RunInfo
+from replayers.target import Absent, Change, Foreign, Retry, RunInfo
 
 KEY = "eventlog.key"
 HELD = "eventlog.held."
@@ -77,6 +77,8 @@ def identify(api: Api, run: RunInfo, on: str) -> Identified:
         same = _of_that_name(api, run, experiment, on)
         if same is not None:
             return Identified(_adopt(api, run, same), [], "its name")
+    if not run.create:
+        raise Absent("MLflow has no run of this journal's run", on=on)
     view, notes = _create(api, run, experiment, on)
     return Identified(view, notes, None)
 
@@ -143,6 +145,8 @@ def _experiment(api: Api, run: RunInfo, on: str) -> str:
     name = _short(clean(name)[0], _EXPERIMENT)
     found = api.experiment(name)
     if found is None:
+        if not run.create:
+            raise Absent("MLflow has no experiment of this name", on=name)
         try:
             return api.create_experiment(name)
         except Failure as failure:  # another process may have been faster

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from eventlog.event import METRIC
 from replayers.mlflow_map import IMAGED, Mapping
-from replayers.target import image_schema
+from replayers.target import Change, Rejected, image_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+#: The rules by which a row of a metric has no point in MLflow.
+OMITS = frozenset(("not-a-number", "int-out-of-range", "table-not-held"))
 
 
 class ImageRows:
@@ -58,3 +61,17 @@ def image(batch: pa.Table, *, tables: bool) -> pa.Table:
         for sheet in event.sheets:
             out.sheet(sheet.name, sheet.step, sheet.sha256)
     return out.table()
+
+
+def changes(batch: pa.Table, *, tables: bool) -> list[Change]:
+    """Return what the rules change of these rows, each row by itself.
+
+    Raises
+    ------
+    Rejected
+        If events of it are no valid rows.
+    """
+    mapping = Mapping(batch, tables=tables, fold=False)
+    if mapping.refused:
+        raise Rejected("rows that are not what their type says", seqs=mapping.refused)
+    return mapping.changes.listed()

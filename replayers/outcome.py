@@ -16,7 +16,11 @@ BACKOFF = (0.2, 10.0)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the loop behaves."""
+    """How the loop behaves.
+
+    `retry_quarantined` sends again what the target refused for good; `repair` compares the run
+    with the target afterwards, point by point, and sends what is missing.
+    """
 
     view: str = "effective"
     batch_rows: int = BATCH_ROWS
@@ -44,6 +48,9 @@ class Outcome:
         Events that no file of the journal holds, by writer: the loop stops in front of them.
     contacted:
         Whether the target was asked anything.
+    repaired, unexplained:
+        Events that were sent again because something of them was missing, and differences that
+        are left without a cause; only if the call was to repair.
     more:
         Whether the call ended early, as it was asked to.
     notes:
@@ -61,6 +68,8 @@ class Outcome:
     changes: int = 0
     missing: dict[str, list[Missing]] = dataclasses.field(default_factory=dict)
     contacted: bool = False
+    repaired: int = 0
+    unexplained: int = 0
     more: bool = False
     notes: list[str] = dataclasses.field(default_factory=list)
 

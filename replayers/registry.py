@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from eventlog import blobs
+from eventlog.catalog import Found
 from eventlog.errors import UsageError
+from eventlog.layout import run_folder
 
 if TYPE_CHECKING:
     from replayers.target import RunInfo, Target
@@ -48,6 +51,19 @@ def make_target(spec: str, read_blob: ReadBlob, *, places: list[str] | None = No
         return maker(address, read_blob)
     except ValueError as error:  # what `urllib` says of an address; ours may hold a password
         raise UsageError(f"this address makes no sense ({error})", on=kind) from None
+
+
+def target_of(spec: str, runs: Callable[[], Sequence[Found]], places: Sequence[str]) -> Target:
+    """Return the target that `spec` names, which reads blobs of the runs that are known by then;
+    see `make_target`.
+    """
+
+    def read_blob(run: RunInfo, digest: str) -> bytes:
+        wanted = (run.project, run.id)
+        folders = [f.folder for f in runs() if (f.run.project, f.run.id) == wanted]
+        return blobs.get((folders or [run_folder(".", *wanted)])[0], digest)
+
+    return make_target(spec, read_blob, places=sorted(places))
 
 
 def _without_secret(text: str) -> str:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
 
-from eventlog import blobs
 from eventlog.catalog import Found
 from eventlog.cli import output
 from eventlog.delivery import state_folder
 from eventlog.errors import EventlogError, UsageError
-from eventlog.layout import run_folder
 from eventlog.seal import seal
 from replayers.lane import Lane
 from replayers.pace import Pace
-from replayers.registry import make_target
+from replayers.registry import target_of
 from replayers.replay import Progress, Settings, delivery_of, unchanged
 from replayers.stream import Stream
-from replayers.target import RunInfo, Target
 
 
 def say(text: str) -> None:
@@ -51,18 +49,9 @@ def lanes_to(
     ------
     UsageError
     """
-
-    def made(spec: str) -> Target:
-        def read_blob(run: RunInfo, digest: str) -> bytes:
-            known = ((f.run.project, f.run.id, f.folder) for f in runs())
-            folders = [folder for *identity, folder in known if identity == [run.project, run.id]]
-            return blobs.get((folders or [run_folder(".", run.project, run.id)])[0], digest)
-
-        return make_target(spec, read_blob, places=sorted(places))
-
     return [
         Lane(
-            lambda spec=spec: made(spec),  # type: ignore[misc]
+            functools.partial(target_of, spec, runs, places),
             jobs=jobs,
             stay=stay,
             pace=Pace(rate, stop=stop),

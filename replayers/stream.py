@@ -169,6 +169,7 @@ def _sum(before: Outcome | None, now: Outcome) -> Outcome:
         sent=before.sent + now.sent,
         points=before.points + now.points,
         changes=before.changes + now.changes,
+        repaired=before.repaired + now.repaired,
         contacted=before.contacted or now.contacted,
         notes=[*before.notes, *(note for note in now.notes if note not in before.notes)],
     )

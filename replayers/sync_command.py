@@ -96,6 +96,16 @@ JOBS, JOBS_LIVE = 1, 4
     help="With --until-finished: give up a target that takes nothing for so long behind the end "
     "of the runs. [default: never]",
 )
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Compare each run with the target afterwards, and send what is missing.",
+)
+@click.option(
+    "--retry-quarantined",
+    is_flag=True,
+    help="Send again the events that a target refused for good.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON report.")
 def sync(
     paths: tuple[str, ...],
@@ -112,12 +122,22 @@ def sync(
     until_finished: bool,
     grace: float,
     drain: float | None,
+    repair: bool,
+    retry_quarantined: bool,
     as_json: bool,
 ) -> int:
     """Bring runs into backends, exactly once. Runs and targets that fail hold up no others."""
     if until_finished and not watch:
         raise UsageError("--until-finished goes with --watch")
-    settings = Settings(view=view, batch_rows=batch, adopt_by_name=adopt_by_name)
+    if watch and (repair or retry_quarantined):
+        raise UsageError("--repair and --retry-quarantined do not go with --watch")
+    settings = Settings(
+        view=view,
+        batch_rows=batch,
+        adopt_by_name=adopt_by_name,
+        repair=repair,
+        retry_quarantined=retry_quarantined,
+    )
     rows = None if rate is None else parse_rate(rate)
     stop = threading.Event()
     if watch:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "Absent",
     "Change",
     "Down",
     "Foreign",
@@ -66,6 +67,9 @@ class RunInfo:
         hint to be checked against the identity that the target stores.
     adopt_by_name:
         The user allows to take over the one run of this project and name that no journal made.
+    create:
+        Make the run if the target has none; otherwise `Absent` is raised (or the session holds
+        nothing), and nothing is written.
     """
 
     id: str
@@ -76,6 +80,7 @@ class RunInfo:
     elsewhere: dict[str, str] = dataclasses.field(default_factory=dict)
     known_as: str | None = None
     adopt_by_name: bool = False
+    create: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +127,10 @@ class Down(TemporaryError):
 
 class Foreign(IntegrityError):
     """The target holds something under this run's identity that this journal did not send."""
+
+
+class Absent(IntegrityError):
+    """The target has no such run, and was not asked to make one."""
 
 
 class Rejected(EventlogError):

@@ -24,11 +24,11 @@ from eventlog.errors import UsageError
 from replayers import mlflow_identity as identity
 from replayers.mlflow_client import Api, Failure, address_of, checked, error_of
 from replayers.mlflow_http import HttpApi
-from replayers.mlflow_image import image
+from replayers.mlflow_image import OMITS, changes, image
 from replayers.mlflow_map import RULES
 from replayers.mlflow_session import MlflowSession, ReadBlob
 from replayers.mlflow_sql import SqlApi
-from replayers.target import RunInfo
+from replayers.target import Change, RunInfo
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,6 +56,7 @@ class MlflowTarget:
     kind = "mlflow"
     rules = RULES
     folds = True
+    omits = OMITS
 
     def __init__(self, uri: str, read_blob: ReadBlob | None = None) -> None:
         self._uri = checked(uri)
@@ -84,6 +85,10 @@ class MlflowTarget:
     def image(self, batch: pa.Table) -> pa.Table:
         """Return what these rows become, a row per point; equal points fold in MLflow."""
         return image(batch, tables=self._read_blob is not None)
+
+    def changes(self, batch: pa.Table) -> list[Change]:
+        """Return what the rules change of these rows, each row by itself."""
+        return changes(batch, tables=self._read_blob is not None)
 
     def close(self) -> None:
         """Let go of connections."""

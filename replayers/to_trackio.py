@@ -72,10 +72,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventlog.errors import UsageError
-from replayers.target import RunInfo
+from replayers.target import Change, RunInfo
 from replayers.trackio_http import HttpStore
 from replayers.trackio_local import LocalStore
-from replayers.trackio_map import image
+from replayers.trackio_map import changes, image
 from replayers.trackio_names import RULES
 from replayers.trackio_session import ReadBlob, TrackioSession
 
@@ -144,6 +144,10 @@ class TrackioTarget:
     def image(self, batch: pa.Table) -> pa.Table:
         """Return what these rows of one writer become in Trackio."""
         return image(batch)
+
+    def changes(self, batch: pa.Table) -> list[Change]:
+        """Return what the rules change of these rows."""
+        return changes(batch)
 
     def close(self) -> None:
         """End the child process."""

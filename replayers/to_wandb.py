@@ -87,10 +87,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from eventlog.errors import UsageError
-from replayers.target import RunInfo
+from replayers.target import Change, RunInfo
 from replayers.wandb_api import Place
 from replayers.wandb_child import WandbChild
-from replayers.wandb_map import RULES, image
+from replayers.wandb_map import RULES, image, map_batch
 from replayers.wandb_session import WandbSession
 from replayers.wandb_values import project_name, run_id
 
@@ -186,6 +186,10 @@ class WandbTarget:
     def image(self, batch: pa.Table) -> pa.Table:
         """Return what these rows of one writer become in W&B."""
         return image(batch)
+
+    def changes(self, batch: pa.Table) -> list[Change]:
+        """Return what the rules change of these rows."""
+        return map_batch(batch).changes
 
     def close(self) -> None:
         """End the writing and the child processes; open sessions begin anew when used."""

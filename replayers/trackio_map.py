@@ -11,7 +11,7 @@ from eventlog import event as events
 from eventlog.errors import TemporaryError
 from eventlog.frame import to_events
 from eventlog.value import EXACT, Stored, loads
-from replayers.target import image_schema
+from replayers.target import Change, Rejected, image_schema
 from replayers.trackio_config import CONFIG_KINDS, SHOWN_KINDS, config_value, only
 from replayers.trackio_names import clean_text, config_key, metric_key
 from replayers.trackio_values import SPELLINGS, UNREADABLE, DamagedError, Notes, plain, tree
@@ -251,6 +251,23 @@ def image(batch: pa.Table) -> pa.Table:
             key = config_key(row.key) if row.kind == events.CONFIG else row.key
             cells.add(row.kind, key, None, None, config_value(row, event.seq, Notes()))
     return cells.table()
+
+
+def changes(batch: pa.Table) -> list[Change]:
+    """Return what the rules change of the rows of one writer.
+
+    Raises
+    ------
+    Rejected
+        If an event cannot be read.
+    """
+    notes = Notes()
+    try:
+        for _document in documents(batch, notes, _named):
+            pass
+    except DamagedError as error:
+        raise Rejected(f"a value cannot be read: {error}", seqs=[error.seq]) from error
+    return notes.changes()
 
 
 class _TableName(str):

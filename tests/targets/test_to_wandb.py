@@ -26,7 +26,7 @@ from eventlog import blobs
 from eventlog.catalog import Found, find_all
 from eventlog.errors import TemporaryError, UsageError
 from eventlog.reader import WriterReader, headers
-from replayers.compare import POINTS, SETTINGS, compare, image
+from replayers.compare import POINTS, SETTINGS, Comparer, compare
 from replayers.target import Foreign, Retry, RunInfo, with_writer
 from replayers.to_wandb import WandbTarget
 from replayers.wandb_session import WandbSession
@@ -693,9 +693,12 @@ def test_settings_of_the_image_are_what_is_read_back(
     found, target, session = opened(wandb_loopback, tmp_path, monkeypatch)
     from eventlog.views import open_view
 
-    wanted = image(found.folder, target, open_view(found.folder, "all"), SETTINGS).to_pylist()
+    done = Comparer(found.folder, target, session, open_view(found.folder, "all")).run()
+    whole = [r for t in batches(found) for r in target.image(t).to_pylist()]
+    wanted = [r for r in whole if r["kind"] in SETTINGS]
     got = [r for t in session.read_back() for r in t.to_pylist() if r["kind"] not in POINTS]
     target.close()
+    assert (done.causes, done.equal) == ([], len(wanted))
     key = ("kind", "key", "bits", "text")
     assert sorted(str([r[k] for k in key]) for r in got) == sorted(
         str([r[k] for k in key]) for r in wanted

@@ -1,0 +1,150 @@
+"""``eventlog diff``: every point of a run against what a target reads back."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eventlog.catalog import Found, resolve
+from eventlog.cli import output
+from eventlog.delivery import Delivery, state_folder
+from eventlog.errors import IntegrityError, UsageError
+from eventlog.views import AsOf, View, open_view
+from replayers.compare import Comparer, Difference
+from replayers.positions import Positions
+from replayers.registry import target_of
+from replayers.replay import delivery_of, run_info
+from replayers.target import Absent, Change, RunState, Session, Target, image_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@click.command()
+@click.argument("run")
+@click.option("--to", "spec", required=True, metavar="TARGET", help="The target to compare with.")
+@click.option(
+    "--view",
+    default="effective",
+    show_default=True,
+    metavar="VIEW",
+    help="effective, all, or as-of:TIME (ISO 8601, or nanoseconds since 1970).",
+)
+@click.option("--journal", metavar="PATH", help="Where to look for RUN.")
+@click.option("--state", metavar="FOLDER", help="Where cursors and ledgers are kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def diff(
+    run: str, spec: str, view: str, journal: str | None, state: str | None, as_json: bool
+) -> int:
+    """Compare every point of RUN with what a target reads back; nothing is written.
+
+    Exit 0 if the target holds the view, or a rule of its mapping explains each difference; 4
+    otherwise. `eventlog sync --repair` sends what is missing.
+    """
+    item = resolve(run, journal)
+    opened = parse_view(view, item.folder)
+    target = target_of(spec, lambda: [item], [item.journal])
+    try:
+        delivery = delivery_of(item, target, state_folder(item.journal, state))
+        found, known_as = _compare(item, target, opened, delivery)
+    finally:
+        target.close()
+    label = f"{target.kind}:{target.address}"
+    if as_json:
+        output.print_json(report(item, label, known_as, view, found))
+    else:
+        _print(found)
+        verdict = "the same" if found.explained else "different"
+        output.say(output.safe(f"{item.label} and {label} ({known_as or 'no run'}): {verdict}"))
+    return 0 if found.explained else IntegrityError.exit_code
+
+
+def parse_view(text: str, folder: str) -> View:
+    """Return the view that a user names: ``effective``, ``all``, ``as-of:TIME``.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name, or the time is none.
+    """
+    name, colon, time = text.partition(":")
+    if name != "as-of" or not colon:
+        return open_view(folder, text)
+    try:
+        if time.isdecimal():
+            return AsOf(int(time))
+        moment = dt.datetime.fromisoformat(time.replace("Z", "+00:00"))
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=dt.timezone.utc)
+        since = moment - dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+        return AsOf(since // dt.timedelta(microseconds=1) * 1000)
+    except ValueError:
+        raise UsageError(
+            f"{time!r} is no time",
+            hint="as-of:2026-01-31T12:00:00 (UTC), or nanoseconds since 1970",
+        ) from None
+
+
+def _compare(
+    item: Found, target: Target, view: View, delivery: Delivery
+) -> tuple[Difference, str | None]:
+    cursor, known = delivery.load()
+    try:
+        session: Session = target.open(run_info(item, cursor.known_as, create=False))
+        known_as: str | None = session.known_as
+    except Absent:
+        session, known_as = _Nothing(), None
+    comparer = Comparer(item.folder, target, session, view, cursor=cursor if known else None)
+    return comparer.run(), known_as
+
+
+class _Nothing:
+    """The session of a run that a target does not have."""
+
+    known_as = ""
+
+    def held(self) -> Positions:
+        return Positions()
+
+    def send(self, batch: pa.Table) -> list[Change]:  # noqa: ARG002 - the protocol's
+        raise AssertionError("nothing is sent to compare")
+
+    def confirm(self, batch: pa.Table) -> bool:  # noqa: ARG002 - the protocol's
+        return False
+
+    def read_back(self) -> Iterator[pa.Table]:
+        with contextlib.suppress(StopIteration):
+            yield image_schema().empty_table()
+
+    def close(self, state: RunState) -> None:
+        """Nothing to let go of."""
+
+
+def report(
+    item: Found, label: str, known_as: str | None, view: str, found: Difference
+) -> dict[str, Any]:
+    """Return what is found as an object of JSON; values are exact, as they are compared."""
+    fields = dataclasses.asdict(found)
+    del fields["positions"]
+    about = {"target": label, "known_as": known_as, "view": view, "explained": found.explained}
+    return {**dataclasses.asdict(item.run), **about, **fields}
+
+
+def _print(found: Difference) -> None:
+    rows: list[list[object]] = [["equal", "", found.equal, ""]]
+    changed = [c for c in found.causes if c.kind == "equal"]
+    rows += [["equal", f"changed by {c.cause}", c.count, "explained"] for c in changed]
+    rows += [
+        [c.kind, c.cause or "-", c.count, "explained" if c.explained else "NOT EXPLAINED"]
+        for c in found.causes
+        if c.kind != "equal"
+    ]
+    output.print_table(["POINTS", "CAUSE", "COUNT", ""], rows)
+    for kind, examples in found.examples.items():
+        for row in examples:
+            text = ", ".join(f"{k}={output.short(v, 40)}" for k, v in row.items() if v is not None)
+            output.print_text(output.safe(f"{kind}: {text}"))

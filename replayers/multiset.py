@@ -1,0 +1,151 @@
+"""Multisets of points, kept as 128 bits each, so that a million of them are 32 MB and no more."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from replayers.target import image_schema
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    Hashes = np.ndarray[Any, np.dtype[Any]]
+
+#: The columns that say which point it is, whatever its value.
+PLACE = ("kind", "key", "step")
+_MASK = (1 << 64) - 1
+
+
+def hashes(table: pa.Table, columns: Sequence[str] | None = None) -> Hashes:
+    """Return 128 bits a row of a table of `replayers.target.image_schema`: equal for equal rows.
+
+    Returns
+    -------
+    numpy array of shape (rows,), of the structured type ``[("a", uint64), ("b", uint64)]``.
+    """
+    import numpy as np
+
+    out = np.zeros(table.num_rows, [("a", np.uint64), ("b", np.uint64)])
+    with np.errstate(over="ignore"):
+        for name in columns or image_schema().names:
+            for half, words in zip("ab", _words(table.column(name)), strict=True):
+                out[half] = _mixed(out[half] * np.uint64(0x9E3779B97F4A7C15) + words)
+    return out
+
+
+def _words(column: pa.ChunkedArray) -> tuple[Any, Any]:
+    """Return two words of 64 bits a value, others for null than for any value."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = column.combine_chunks()
+    null = column.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(column.type):
+        first = pc.fill_null(column, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        a = first.view(np.uint64)
+        b = a ^ np.uint64(0x5851F42D4C957F2D)
+    else:
+        coded = column.dictionary_encode()
+        digests = [
+            hashlib.blake2b(t.encode(), digest_size=16).digest()
+            for t in coded.dictionary.to_pylist()
+        ]
+        known = np.frombuffer(b"".join(digests) or bytes(16), np.uint64).reshape(-1, 2)
+        at = pc.fill_null(coded.indices, 0).to_numpy(zero_copy_only=False)
+        a, b = known[at, 0].copy(), known[at, 1].copy()
+    return _mixed(np.where(null, 1, a) + null), _mixed(np.where(null, 2, b) + np.uint64(3) * null)
+
+
+def _mixed(words: Any) -> Any:
+    """Return words whose every bit depends on every bit of those given (splitmix64)."""
+    import numpy as np
+
+    words = words.astype(np.uint64)
+    with np.errstate(over="ignore"):
+        words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+class Multiset:
+    """How often each hash occurs. Add first, ask then."""
+
+    def __init__(self) -> None:
+        self._parts: list[Hashes] = []
+        self._rows = 0
+
+    def add(self, found: Hashes) -> None:
+        """Count these."""
+        self._parts.append(found)
+        self._rows += len(found)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def counted(self, *, once: bool = False) -> Counted:
+        """Return what was added; with `once` each hash counts 1."""
+        import numpy as np
+
+        kind = [("a", np.uint64), ("b", np.uint64)]
+        whole = np.concatenate(self._parts) if self._parts else np.zeros(0, kind)
+        return Counted.of(whole, once=once)
+
+
+class Counted:
+    """Distinct hashes, sorted, and how often each occurs."""
+
+    def __init__(self, keys: Hashes, counts: Any) -> None:
+        self.keys = keys
+        self.counts = counts
+
+    @classmethod
+    def of(cls, whole: Hashes, counts: Any = None, *, once: bool = False) -> Counted:
+        """Return the sum of hashes that may repeat, each `counts` times (once if it is None)."""
+        import numpy as np
+
+        order = np.lexsort((whole["b"], whole["a"]))
+        whole = whole[order]
+        weights = np.ones(len(whole), np.int64) if counts is None else counts[order]
+        new = np.ones(len(whole), bool)
+        new[1:] = (whole["a"][1:] != whole["a"][:-1]) | (whole["b"][1:] != whole["b"][:-1])
+        starts = np.flatnonzero(new)
+        sums = np.add.reduceat(weights, starts) if len(starts) else weights[:0]
+        return cls(whole[starts], np.ones(len(starts), np.int64) if once else sums)
+
+    def total(self) -> int:
+        """Return the sum of all counts."""
+        return int(self.counts.sum())
+
+    def minus(self, other: Counted) -> Counted:
+        """Return by how much each count exceeds that of `other`."""
+        import numpy as np
+
+        both = Counted.of(
+            np.concatenate([self.keys, other.keys]), np.concatenate([self.counts, -other.counts])
+        )
+        left = both.counts > 0
+        return Counted(both.keys[left], both.counts[left])
+
+    def take(self, found: Hashes) -> Any:
+        """Return which of these occur, each only as often as is left; it is used up by that."""
+        import numpy as np
+
+        mask = np.zeros(len(found), bool)
+        if not len(self.keys):
+            return mask
+        at = np.searchsorted(self.keys["a"], found["a"])
+        at = np.minimum(at, len(self.keys) - 1)
+        for row in np.flatnonzero(self.keys["a"][at] == found["a"]):
+            place = int(at[row])
+            while place < len(self.keys) and self.keys["a"][place] == found["a"][row]:
+                if self.keys["b"][place] == found["b"][row]:
+                    if self.counts[place] > 0:
+                        self.counts[place] -= 1
+                        mask[row] = True
+                    break
+                place += 1
+        return mask
