@@ -42,6 +42,8 @@ from eventlog.shapes import Shapes
 
 __all__ = ["LEVELS", "Health", "Options", "Writer"]
 
+#: No more than this many bytes of what waits are written while one call of `append` waits.
+DRAIN_BYTES = 256 * 2**10
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
 
 
@@ -308,11 +310,16 @@ class Writer:
             self._dropped += 1
 
     def _drain(self) -> bool:
-        """Write what waits, oldest first; return whether all of it is written."""
+        """Write what waits, oldest first, but no more than one call may take; return whether all
+        of it is written.
+        """
         if not self._chain.may_try():
             return False
+        enough = self._backlog.bytes - DRAIN_BYTES
         try:
             while len(self._backlog):
+                if self._backlog.bytes < enough:
+                    return False
                 self._write_first()
             self._record_gap()
         except OSError as error:
@@ -390,6 +397,8 @@ class Writer:
             self._close_if_asked()
 
     def _commit_all(self, *, names: bool) -> None:
+        while self._drained_some():  # the lock is let go of in between
+            pass
         try:
             self._commit.sync(self._flush, names=names)
         except JournalError:
@@ -406,6 +415,25 @@ class Writer:
                     on=self.folder,
                 )
             chain.error = None
+
+    def _drained_some(self) -> bool:
+        """Write some of what waits; return whether there is more of it that can be written."""
+        with self._lock:
+            if not self._backlog.bytes > DRAIN_BYTES:
+                return False
+            before = self._backlog.bytes
+            self._inside = True
+            try:
+                self._chain.settle()
+                self._chain.flush()
+                self._drain()
+            except OSError as error:
+                self._chain.failed(error)
+                return False
+            finally:
+                self._inside = False
+                self._take_deferred()
+            return self._backlog.bytes < before
 
     def _flush(self) -> None:
         """Bring buffered and waiting events to the segment, as far as it can take them."""

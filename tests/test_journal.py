@@ -303,9 +303,14 @@ def test_events_in_a_segment_that_broke_are_not_called_durable_before_it_is_sync
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_full_disk_is_waited_for_and_nothing_is_lost_or_reordered(level, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "ESTALE", "EIO"])
+def test_a_full_or_failing_disk_is_waited_for_and_nothing_is_lost_or_reordered(
+    level, error, tmp_path
+):
     full = False
-    files = Failing(lambda call, name: ENOSPC if full else None, ["write", "create"])
+    number = getattr(errno, error)
+    failure = OSError(number, os.strerror(number))
+    files = Failing(lambda call, name: failure if full else None, ["write", "create"])
     said = []
     one = Writer(
         str(tmp_path),
@@ -322,7 +327,7 @@ def test_a_full_disk_is_waited_for_and_nothing_is_lost_or_reordered(level, tmp_p
     log(one, *range(3, 20))
     health = one.health()
     assert health.state == "degraded"
-    assert "No space" in health.error
+    assert os.strerror(number) in health.error
     with pytest.raises(JournalError):
         one.commit()
     assert one.health().durable <= 2
@@ -451,6 +456,71 @@ def test_memory_level_survives_a_sync_that_fails_while_more_is_logged(tmp_path):
     log(one, 7)
     one.close()
     assert recovered(tmp_path, one) == list(range(8))
+
+
+def test_what_waited_is_written_in_small_parts_while_more_is_logged(tmp_path, monkeypatch):
+    monkeypatch.setattr("eventlog.journal.DRAIN_BYTES", 4_000)
+    full = True
+    files = Failing(lambda call, name: ENOSPC if full else None, ["write"])
+    one = writer(tmp_path, files=files)
+    log(one, *range(200))
+    full = False
+    one._chain.try_now()
+    most = 0
+    for n in range(200, 240):
+        before = len(files.calls)
+        log(one, n)
+        most = max(most, len(files.calls) - before)
+    assert 1 < most < 20
+    assert one.health().waiting < 150
+    one.commit()
+    assert one.health() == Health("ok", 240, 240, 0, 0, None)
+    one.close()
+    assert recovered(tmp_path, one) == list(range(240))
+
+
+class Blocked(Failing):
+    """A disk whose syncs take until `go` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def sync(self, fd):
+        self.begun.set()
+        assert self.go.wait(60)
+        super().sync(fd)
+
+
+@pytest.mark.parametrize("level", ["memory", "group"])
+def test_log_does_not_wait_for_the_sync_of_a_commit(level, tmp_path):
+    files = Blocked()
+    one = writer(tmp_path, files=files, durability=level, group_seconds=0.01, segment_bytes=50_000)
+    log(one, 0)
+    assert files.begun.wait(60)  # the commit is in the middle of its sync, and stays there
+    done = threading.Event()
+
+    def work():
+        for n in range(1, 200):  # more than a segment
+            log(one, n)
+            one.append("metric", {"y": n}, n)
+            one.append("metric", {f"never{n}": n}, n)
+        assert one.health().durable == 0
+        done.set()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        assert done.wait(60)
+        assert not files.go.is_set()
+        if level == "group":
+            assert len(listing(str(tmp_path)).segments[one.name]) > 1
+            assert values_of(read(tmp_path)) == list(range(200))
+    finally:
+        files.go.set()
+    thread.join(60)
+    one.close()
+    assert one.health().durable == one.seq == 598
 
 
 @pytest.mark.parametrize("level", ["memory", "group", "sync"])
