@@ -230,7 +230,7 @@ class Run:
         if sealing and os.getpid() == self._pid:
             try:
                 seal(writer.folder, writer=writer.name)
-            except (OSError, EventlogError, MemoryError) as error:
+            except Exception as error:  # Arrow cannot be begun to be used while Python ends, say
                 self._warn(f"the run was not sealed ({error}); eventlog seal can do it later")
         if os.getpid() == self._pid and not self._quiet:
             print(
