@@ -15,7 +15,7 @@ from eventlog.forks import forks
 from eventlog.frame import HEAD, PREFIX, first_seq, read_head
 from eventlog.layout import SEALED, is_blob
 from eventlog.reader import WriterReader, listing, may_hold_events
-from eventlog.sealed import check_sealed, sealed_segments
+from eventlog.sealed import Lost, SealedFile, check_sealed
 from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader
 from eventlog.value import loads
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Verdicts of a run, the worst first; the first three are failures.
 CORRUPT, MISSING, FORK = "corrupt", "missing", "fork"
-OK = "ok"
+SALVAGED, OK = "salvaged", "ok"
 FAILURES = (CORRUPT, MISSING, FORK)
 
 #: What a disk writes whole or not at all, in bytes.
@@ -47,6 +47,7 @@ class FileReport:
     lost_bytes: int = 0
     durable: int = 0
     detail: str = ""
+    lost: tuple[Lost, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,8 @@ class WriterReport:
     events, rows:
         How many were read.
     verdict:
-        ``ok``, ``torn`` (an unacknowledged tail, no failure), ``corrupt``, ``missing``, ``fork``.
+        ``ok``, ``torn`` (an unacknowledged tail, no failure), ``salvaged`` (what is missing was
+        recorded as lost by a salvage, no failure), ``corrupt``, ``missing``, ``fork``.
     declared:
         How many events its writer said it has when it finished; None if it never said.
     named:
@@ -115,7 +117,7 @@ def verify(folder: str, store: Store = LOCAL) -> RunReport:
         for seq, problem, could_be_lost in _blobs(folder, one.writer, store):
             problems.append(problem)
             words.append(TORN if could_be_lost and seq >= durable else MISSING)
-    verdict = next((v for v in (*FAILURES, TORN) if v in words), OK)
+    verdict = next((v for v in (*FAILURES, TORN, SALVAGED) if v in words), OK)
     declared = [w for w in writers if w.declared is not None]
     complete = "complete" if all(w.complete for w in declared) else "incomplete"
     if not writers or len(declared) < len(writers):
@@ -143,13 +145,19 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
         problems.append(str(error))
         verdict = CORRUPT
     durable = max((f.durable for f in files), default=0)
+    behind = [gap for f in files for gap in f.lost if gap.first == source.next_seq]
+    for lost in (*source.lost, *behind):
+        problems.append(f"events {lost.first} to {lost.last} are lost, as recorded: {lost.reason}")
+        verdict = SALVAGED if verdict == OK else verdict
+    end = max([source.next_seq, *(lost.last + 1 for lost in behind)])
+    gone = sum(lost.last - lost.first + 1 for lost in (*source.lost, *behind))
     unacknowledged = False
     for gap in source.missing:
         problems.append(f"events {gap.first} to {gap.last} are missing: {gap.reason}")
         if gap.first >= durable:
             # Power was lost: it took them, and left some that came later.
             unacknowledged = True
-            verdict = TORN if verdict == OK else verdict
+            verdict = TORN if verdict in (OK, SALVAGED) else verdict
             continue
         bad = any(
             f.verdict == FOREIGN or (f.verdict in (TORN, DAMAGED) and f.last + 1 == gap.first)
@@ -157,21 +165,21 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
         )
         verdict = CORRUPT if bad or verdict == CORRUPT else MISSING
     for file in files:
+        if file.verdict == FOREIGN and _has_grown(folder, file, writer, store):
+            continue
         if file.verdict == FOREIGN:
             problems.append(f"{file.name}: {file.detail}")
             path = os.path.join(folder, file.name)
             held = may_hold_events(path, store) and not _never_durable(path, store)
-            if held or durable > source.next_seq:
+            if held or durable > end:
                 verdict = CORRUPT
             else:  # its writer died, or power was lost, before the first frame was in it
-                verdict = TORN if verdict == OK else verdict
+                verdict = TORN if verdict in (OK, SALVAGED) else verdict
         elif file.lost_bytes:
             problems.append(f"{file.name}: {file.detail}")
-            verdict = TORN if verdict == OK else verdict
-    if durable > source.next_seq:
-        problems.append(
-            f"events {source.next_seq} to {durable - 1} were durable once and cannot be read"
-        )
+            verdict = TORN if verdict in (OK, SALVAGED) else verdict
+    if durable > end:
+        problems.append(f"events {end} to {durable - 1} were durable once and cannot be read")
         verdict = CORRUPT
     ranges = [(f.name, f.first, f.last) for f in files if f.first >= 0]
     found = [
@@ -180,14 +188,26 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
     ]
     if found:
         problems += found
-        verdict = FORK if verdict in (OK, TORN) else verdict
-    short = declared is not None and events < declared and not unacknowledged
-    if short and verdict in (OK, TORN):
+        verdict = FORK if verdict in (OK, SALVAGED, TORN) else verdict
+    short = declared is not None and events + gone < declared and not unacknowledged
+    if short and verdict in (OK, SALVAGED, TORN):
         problems.append(f"its writer declared {declared} events, {events} are here")
         verdict = MISSING
     return WriterReport(
         writer, events, rows, verdict, declared, files, tuple(problems), tuple(sorted(named))
     )
+
+
+def _has_grown(folder: str, file: FileReport, writer: str, store: Store) -> bool:
+    """Return whether what was no segment a moment ago is one now: its writer had just created it."""
+    path = os.path.join(folder, file.name)
+    try:
+        if file.name.startswith(SEALED) or store.size(path) == file.bytes:
+            return False
+    except OSError:
+        return False
+    again = _segment(path, writer, store)
+    return again is None or again.verdict != FOREIGN
 
 
 def _never_durable(path: str, store: Store) -> bool:
@@ -232,10 +252,13 @@ def _files(folder: str, writer: str, store: Store) -> tuple[FileReport, ...]:
         size = 0
         try:
             size = store.size(path)
-            parts = sealed_segments(path, store)
             check_sealed(path, store)
-            durable = max((part.durable for part in parts), default=0)
-            out.append(FileReport(label, "sealed", file.first, file.last, size, 0, durable))
+            with SealedFile(path, store) as opened:
+                durable = max((part.durable for part in opened.segments), default=0)
+                lost = tuple(opened.lost)
+            out.append(
+                FileReport(label, "sealed", file.first, file.last, size, 0, durable, lost=lost)
+            )
         except FileNotFoundError:
             continue
         except (FormatError, OSError) as error:
@@ -317,4 +340,14 @@ def _blobs(folder: str, writer: str, store: Store) -> list[tuple[int, str, bool]
     return problems
 
 
-__all__ = ["CORRUPT", "FORK", "MISSING", "OK", "TORN", "RunReport", "WriterReport", "verify"]
+__all__ = [
+    "CORRUPT",
+    "FORK",
+    "MISSING",
+    "OK",
+    "SALVAGED",
+    "TORN",
+    "RunReport",
+    "WriterReport",
+    "verify",
+]

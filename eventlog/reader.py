@@ -18,7 +18,7 @@ from eventlog.errors import FormatError
 from eventlog.event import Event
 from eventlog.files import LOCAL, Store
 from eventlog.layout import SEALED, SealedName, SegmentName, sealed_name, segment_name
-from eventlog.sealed import SealedFile, sealed_segments, whole_events
+from eventlog.sealed import Lost, SealedFile, sealed_segments, whole_events
 from eventlog.segment import WHOLE, Header, SegmentReader, Span, Verdict
 
 if TYPE_CHECKING:
@@ -139,6 +139,9 @@ class WriterReader:
     ----------
     next_seq:
         The seq behind the last event that was read.
+    lost:
+        Events that no file holds, and that a salvage recorded as lost for good: reading goes on
+        behind them.
     """
 
     def __init__(
@@ -156,6 +159,7 @@ class WriterReader:
         self.writer = writer
         self.next_seq = start
         self.missing: list[Missing] = []
+        self.lost: list[Lost] = []
         self.verdicts: dict[str, Verdict] = {}
         self._skip = skip_missing
         self._columns = columns
@@ -203,12 +207,32 @@ class WriterReader:
                 if self._unread is not None:
                     raise self._unread
                 return
+            told = self._told_lost(self.next_seq, ahead - 1)
+            if told is not None:  # nothing that was not said when they were lost
+                self.lost.append(told)
+                self.next_seq = ahead
+                tries = 0
+                continue
             reason = "; ".join(self._faults.values()) or "no file holds them"
             self.missing.append(Missing(self.next_seq, ahead - 1, reason))
             if not self._skip:
                 return
             self.next_seq = ahead
             tries = 0
+
+    def _told_lost(self, first: int, last: int) -> Lost | None:
+        """Return what a file beside a gap says of it, if that is that its events are lost."""
+        for name in listing(self.folder, self._store).sealed.get(self.writer, ()):
+            if name.first != last + 1 and name.last != first - 1:
+                continue
+            try:
+                with SealedFile(os.path.join(self.folder, SEALED, str(name)), self._store) as file:
+                    for gap in file.lost:
+                        if gap.first <= first and gap.last >= last:
+                            return Lost(first, last, gap.reason)
+            except (OSError, FormatError):
+                continue
+        return None
 
     def _note(self, path: str, error: OSError) -> None:
         """Remember that a file could not be read; `FileNotFoundError` and a stale handle of NFS
@@ -357,7 +381,7 @@ class WriterReader:
             if last < self.next_seq:
                 continue
             if self._key is None:
-                found = _of_writer(file.rows(group, [*schema.names, "writer"]), self.writer)
+                found = of_writer(file.rows(group, [*schema.names, "writer"]), self.writer)
             else:
                 found = self._of_key(file, group, schema.names)
             if found is not None:
@@ -387,7 +411,7 @@ class WriterReader:
         return table.slice(int(np.searchsorted(table.column(0).to_numpy(), self.next_seq)))
 
 
-def _of_writer(table: pa.Table, writer: str) -> pa.Table:
+def of_writer(table: pa.Table, writer: str) -> pa.Table:
     """Return the rows of one writer."""
     import pyarrow as pa
 

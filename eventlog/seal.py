@@ -145,12 +145,13 @@ def _scan(path: str, files: Files) -> SealedSegment | None:
         with SegmentReader(path, files) as reader:
             for _ in reader.spans():
                 pass
-            return None if reader.verdict is None else _remembered(reader, reader.verdict)
+            return None if reader.verdict is None else remembered(reader, reader.verdict)
     except (OSError, FormatError):
         return None
 
 
-def _remembered(reader: SegmentReader, verdict: Verdict) -> SealedSegment:
+def remembered(reader: SegmentReader, verdict: Verdict) -> SealedSegment:
+    """Return what a sealed file is to remember of a segment that was read to its end."""
     return SealedSegment(
         reader.header,
         verdict.next_seq,
@@ -232,7 +233,7 @@ class _Group:
             self._writing = False
             seq = self._next
         assert reader.verdict is not None
-        return _remembered(reader, reader.verdict)
+        return remembered(reader, reader.verdict)
 
     def _file(self) -> SealedWriter:
         if self._out is None:

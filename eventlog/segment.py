@@ -368,25 +368,45 @@ class SegmentReader:
 
     def spans(self) -> Iterator[Span]:
         """Yield all whole frames in order, several to a span, up to the first that is not."""
-        offset = len(self.header_bytes)
-        seq = self.header.first_seq
-        durable = 0
+        offset, seq, durable = len(self.header_bytes), self.header.first_seq, 0
+        for span, rest in self._stream(seq):
+            if not span.count:
+                self.verdict = self._judge(rest, offset, seq, durable)
+                return
+            offset += len(span.data)
+            seq += span.count
+            durable = max(durable, span.durable)
+            yield span
+
+    def spans_from(self, offset: int, seq: int) -> Iterator[Span]:
+        """Yield the whole frames from an offset on, the first of which has `seq`."""
+        self._file.seek(offset)
+        for span, _rest in self._stream(seq):
+            if span.count:
+                yield span
+
+    def seq_at(self, offset: int) -> int:
+        """Return the seq of the frame that begins at an offset."""
+        self._file.seek(offset)
+        return frames.first_seq(memoryview(self._file.read(frames.HEAD + 8)))
+
+    def _stream(self, seq: int) -> Iterator[tuple[Span, bytes]]:
+        """Yield whole frames from where the file stands, and at last an empty span with the bytes
+        behind them that were read.
+        """
         held = b""
         while True:
             chunk = self._file.read(_CHUNK)
             held = held + chunk if held else chunk
             at = 0
             for span in self._whole(memoryview(held), 0, seq):
-                yield span
+                yield span, b""
                 at += len(span.data)
                 seq += span.count
-                durable = max(durable, span.durable)
-            offset += at
-            rest = held[at:]
-            if not chunk or self._is_bad(rest):
-                self.verdict = self._judge(rest, offset, seq, durable)
+            held = held[at:]
+            if not chunk or self._is_bad(held):
+                yield Span(memoryview(b""), seq, 0, 0), held
                 return
-            held = rest
 
     def islands(self) -> Iterator[tuple[int, Span]]:
         """Yield, once the verdict is ``damaged``, every span of valid frames behind the damage with

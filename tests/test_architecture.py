@@ -25,7 +25,7 @@ EVENTLOG = [
     {"seal", "forks", "views", "glance", "resume", "catalog"},
     {"ledger"},
     {"delivery"},
-    {"audit", "series", "compact"},
+    {"audit", "series", "compact", "salvage"},
     {"run"},
     {"start"},
     {"__init__"},

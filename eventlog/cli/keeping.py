@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import click
 
-from eventlog.catalog import find_all
+from eventlog.catalog import Found, find, find_all, resolve
 from eventlog.cli import output
 from eventlog.cli.commands import codes, json_option, paths_argument, report_unreadable, run_option
 from eventlog.compact import compact as compact_run
-from eventlog.errors import EventlogError
+from eventlog.errors import EventlogError, UsageError, worst
+from eventlog.files import LOCAL
+from eventlog.home import prepare
+from eventlog.layout import run_folder
+from eventlog.salvage import Salvaged, identify
+from eventlog.salvage import salvage as salvage_run
+
+#: Marks a journal that salvages may write to.
+SALVAGE_FILE = "salvage.json"
 
 
 @click.command()
@@ -49,4 +58,107 @@ def compact(paths: tuple[str, ...], patterns: tuple[str, ...], as_json: bool) ->
     return codes([*failed, report_unreadable(bad)], some=bool(out))
 
 
-ALL = (compact,)
+@click.command()
+@click.argument("source", metavar="RUN|JOURNAL")
+@click.option("--to", "target", required=True, metavar="PATH", help="The new journal.")
+@click.option("--journal", metavar="PATH", help="Where to look for RUN.")
+@json_option
+def salvage(source: str, target: str, journal: str | None, as_json: bool) -> int:
+    """Copy what is provably good of damaged runs into a new journal; the old one is only read.
+
+    Events keep their positions. What could not be brought back is recorded in the new journal, and
+    named here with file and offset. Exit 0 if nothing is lost, 3 if something is, 4 if nothing of a
+    run could be read.
+    """
+    runs = _runs(source, journal)
+    _check_target(target, [folder for folder, _label in runs])
+    out, failed = [], []
+    with output.progress("salvaging", quiet=as_json) as bar:
+        for i, (folder, label) in enumerate(runs):
+            bar(i, len(runs))
+            try:
+                run = identify(folder)
+                done = salvage_run(folder, run_folder(os.path.abspath(target), run.project, run.id))
+            except EventlogError as error:
+                output.say(output.safe(f"{label}: {error}"))
+                failed.append(error.exit_code)
+                continue
+            _say_salvaged(label, done)
+            events = sum(w.events for w in done.writers)
+            failed += [] if done.whole else [3 if events else 4]
+            out.append({**dataclasses.asdict(run), **dataclasses.asdict(done), "events": events})
+    if as_json:
+        output.print_json(out)
+    else:
+        rows = [
+            [
+                r["id"][:16],
+                r["name"],
+                r["events"],
+                sum(gap["last"] - gap["first"] + 1 for w in r["writers"] for gap in w["lost"]),
+                r["blobs"],
+                "written" if r["changed"] else "already there",
+            ]
+            for r in out
+        ]
+        output.print_table(["ID", "NAME", "EVENTS", "LOST", "BLOBS", "STATE"], rows)
+    return worst(failed)
+
+
+def _runs(source: str, journal: str | None) -> list[tuple[str, str]]:
+    """Return the folders of the runs that are meant, also of those whose ``run.json`` is bad."""
+    if not os.path.isdir(source):
+        item = resolve(source, journal)
+        return [(item.folder, item.label)]
+    found = [
+        (item.folder, item.label if isinstance(item, Found) else os.path.basename(item.folder))
+        for item in find(source)
+    ]
+    if not found:
+        raise UsageError("there is no run here", on=source)
+    return found
+
+
+def _check_target(target: str, folders: list[str]) -> None:
+    """Make the new journal, or raise `UsageError` if something else is there already."""
+    there = os.path.realpath(target)
+    for folder in folders:
+        above = os.path.dirname(os.path.dirname(os.path.realpath(folder)))
+        for old in (above, os.path.realpath(folder)):
+            if os.path.commonpath([old, there]) == old or old.startswith(there + os.sep):
+                raise UsageError(
+                    "the new journal may not lie in the old one, nor the old one in it",
+                    on=target,
+                    hint="give a folder elsewhere",
+                )
+    marked = os.path.join(there, SALVAGE_FILE)
+    if os.path.lexists(there) and not os.path.isdir(there):
+        raise UsageError("this is a file", on=target, hint="give a new folder")
+    if LOCAL.names(there) and not LOCAL.exists(marked):
+        raise UsageError(
+            "this folder holds something that no salvage put there",
+            on=target,
+            hint="give a new or empty folder",
+        )
+    LOCAL.make_folder(there)
+    if not LOCAL.exists(marked):
+        LOCAL.write_whole(marked, b'{"made_by": "eventlog salvage"}\n')
+    prepare(there)
+
+
+def _say_salvaged(label: str, done: Salvaged) -> None:
+    for one in done.writers:
+        for bad in one.bad:
+            where = "" if bad.offset < 0 else f" at offset {bad.offset}"
+            output.say(output.safe(f"{label}: {bad.name}{where}: {bad.what}"))
+        for first, last in one.behind_damage:
+            text = f"events {first} to {last} of {one.writer} lie behind damage and were copied"
+            output.say(output.safe(f"{label}: {text}"))
+        for gap in one.lost:
+            text = f"events {gap.first} to {gap.last} of {one.writer} are lost: {gap.reason}"
+            output.say(output.safe(f"{label}: {text}"))
+    for name in done.bad_blobs:
+        output.say(output.safe(f"{label}: the blob {name} is not what its name says: not copied"))
+
+
+ALL = (compact, salvage)
