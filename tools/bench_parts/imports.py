@@ -15,7 +15,8 @@ import time
 from bench_parts.figures import Bar, Found, Spread, Table, short
 
 _FIRST = (
-    "import eventlog; run = eventlog.init('bench', 'first', dir='journal', quiet=True); "
+    "import eventlog; run = eventlog.init('bench', 'first', dir='journal', quiet=True, "
+    "resume='never'); "
     "run.log({'loss': 0.5}, step=0); import os; os._exit(0)"
 )
 BARE, OURS, HELP = "python -c pass", "import eventlog", "eventlog --help"

@@ -85,14 +85,6 @@ class _Session:
             return connection.sql(SQL, params=[paths, KEY]).to_arrow_table()
 
     def reader(self, folder: str, paths: list[str]) -> Any:
-        import pyarrow as pa
-        import pyarrow.compute as pc
+        from eventlog.series import series
 
-        from eventlog.reader import WriterReader, listing
-
-        (writer,) = listing(folder).writers
-        parts = [
-            table.filter(pc.equal(table.column("key"), KEY)).select(["step", "num"])
-            for table in WriterReader(folder, writer).tables()
-        ]
-        return pa.concat_tables(parts)
+        return series(folder, KEY)
