@@ -22,6 +22,8 @@ from eventlog.segment import Header
 
 RESUMES = ("auto", "allow", "must", "never")
 FROM_NAME = "from-name"
+#: Set by ``eventlog exec`` and recorded, so that the sync beside a program knows its runs.
+EXEC = "EVENTLOG_EXEC"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +93,8 @@ def decide(
         "rank": launch.rank,
         "world": launch.world,
     }
+    if environ.get(EXEC):
+        header["exec"] = environ[EXEC]
     return Decision(run, how, header, tuple(known), tuple(notes))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from eventlog.catalog import Found
 from eventlog.errors import EventlogError, TemporaryError
-from replayers.pace import Backoff, Pace
+from replayers.pace import Backoff, Pace, Stopped
 from replayers.replay import Outcome, Progress, Replayer, Settings, delivery_of, unchanged
 from replayers.target import Target
 
@@ -97,6 +97,7 @@ class Stream:
         """
         begun = time.monotonic()
         self._woken.clear()
+        before = (self.error, self.exit_code, self.reason)
         self.error, self.exit_code, self.reason = None, 0, None
         try:
             outcome = self._unchanged(target) or self._opened(target).run(enough)
@@ -104,6 +105,8 @@ class Stream:
             if os.environ.get("EVENTLOG_DEBUG") and not isinstance(error, (EventlogError, OSError)):
                 traceback.print_exc()
             self._failed(error)
+            if isinstance(error, Stopped) and before[0] is not None:
+                self.error, self.exit_code, self.reason = before  # that says more
             return False
         finally:
             self.under_way = 0

@@ -100,6 +100,8 @@ class Watch:
     drain:
         Seconds after the end of the runs for which a target that takes nothing is waited for;
         None for as long as it takes.
+    talks:
+        Whether to say that a journal is waited for.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Watch:
         until_finished: bool = False,
         grace: float = 60.0,
         drain: float | None = None,
+        talks: bool = True,
         show: Callable[[list[Lag]], None] = lambda lags: None,
     ) -> None:
         self.changes = changes
@@ -123,6 +126,7 @@ class Watch:
         self._until_finished = until_finished
         self._grace = grace
         self._drain = drain
+        self._talks = talks
         self._show = show
         self._streams: dict[tuple[str, str], Stream] = {}
         self._said: set[str] = set()
@@ -160,7 +164,7 @@ class Watch:
                 else:
                     lane.add(self._streams[key])
         for path in self.changes.waiting:
-            if path not in self._said:
+            if path not in self._said and self._talks:
                 self._said.add(path)
                 say(f"there is no journal yet, waiting for it: {path}")
         for folder, item in self.changes.unreadable.items():
