@@ -24,7 +24,7 @@ from eventlog.reader import headers
 from replayers.changes import Changes
 from replayers.lane import work
 from replayers.outcome import Settings
-from replayers.pace import Stopped, parse_rate
+from replayers.pace import Stopped
 from replayers.sending import lanes_to, say, stream_of
 from replayers.watch import Watch, lag
 
@@ -48,7 +48,6 @@ class Beside:
         self._draining: float | None = None
         self._stop = threading.Event()
         self.changes = Changes([told["journal"]], belongs=lambda run: _is_of(run, told["token"]))
-        rate = parse_rate(told["rate"]) if told["rate"] else None
         self.lanes = []
         for spec in told["specs"]:
             try:
@@ -58,7 +57,7 @@ class Beside:
                     [told["journal"]],
                     self._stop,
                     jobs=2,
-                    rate=rate,
+                    rate=told["rate"],
                     stay=True,
                 )
             except EventlogError as error:

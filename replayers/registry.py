@@ -66,6 +66,20 @@ def target_of(spec: str, runs: Callable[[], Sequence[Found]], places: Sequence[s
     return make_target(spec, read_blob, places=sorted(places))
 
 
+def rate_of(spec: str, places: list[str]) -> str | None:
+    """Return the ``rate`` that ``eventlog.toml`` gives a target that is named there, if any.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read.
+    """
+    if ":" in spec or spec in _kinds():
+        return None
+    section = _section(spec, places)
+    return str(section["rate"]) if section and "rate" in section else None
+
+
 def _without_secret(text: str) -> str:
     return f"***@{text.rpartition('@')[2]}" if "@" in text else text
 
@@ -84,17 +98,24 @@ def _foreign(kind: str) -> Maker | None:
 
 def _named(name: str, places: list[str]) -> tuple[str, str]:
     """Look a name up in ``eventlog.toml``: ``[targets.NAME]`` with ``kind`` and ``address``."""
-    # The user's own first: a journal may come from a stranger, and the credentials do not.
-    for place in [os.getcwd(), _user_folder(), *places]:
-        section = _sections(os.path.join(place, CONFIG_FILE)).get(name)
-        if isinstance(section, dict):
-            if section.get("kind") not in _kinds():
-                raise UsageError(f"the target {name!r} has no known kind", on=place)
-            return str(section["kind"]), str(section.get("address", ""))
+    section = _section(name, places)
+    if section is not None:
+        if section.get("kind") not in _kinds():
+            raise UsageError(f"the target {name!r} has no known kind", on=CONFIG_FILE)
+        return str(section["kind"]), str(section.get("address", ""))
     raise UsageError(
         f"{_without_secret(name)!r} is neither a kind of target nor a name from {CONFIG_FILE}",
         hint=f"the kinds are {', '.join(sorted(_kinds()))}; for example mlflow:sqlite:///m.db",
     )
+
+
+def _section(name: str, places: list[str]) -> dict[str, Any] | None:
+    # The user's own first: a journal may come from a stranger, and the credentials do not.
+    for place in [os.getcwd(), _user_folder(), *places]:
+        section = _sections(os.path.join(place, CONFIG_FILE)).get(name)
+        if isinstance(section, dict):
+            return section
+    return None
 
 
 def _sections(path: str) -> dict[str, Any]:

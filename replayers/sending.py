@@ -13,8 +13,8 @@ from eventlog.delivery import state_folder
 from eventlog.errors import EventlogError, UsageError
 from eventlog.seal import seal
 from replayers.lane import Lane
-from replayers.pace import Pace
-from replayers.registry import target_of
+from replayers.pace import Pace, parse_rate
+from replayers.registry import rate_of, target_of
 from replayers.replay import Progress, Settings, delivery_of, unchanged
 from replayers.stream import Stream
 
@@ -31,7 +31,7 @@ def lanes_to(
     stop: threading.Event,
     *,
     jobs: int,
-    rate: float | None = None,
+    rate: str | None = None,
     stay: bool = False,
 ) -> list[Lane]:
     """Return a lane for each target that a user named.
@@ -44,21 +44,20 @@ def lanes_to(
         Journals in which ``eventlog.toml`` is looked for.
     stop:
         Ends every wait.
+    rate:
+        Rows a second, as a user writes it; over that of ``eventlog.toml``.
 
     Raises
     ------
     UsageError
     """
-    return [
-        Lane(
-            functools.partial(target_of, spec, runs, places),
-            jobs=jobs,
-            stay=stay,
-            pace=Pace(rate, stop=stop),
-            tell=say,
-        )
-        for spec in specs
-    ]
+    lanes = []
+    for spec in specs:
+        told = rate or rate_of(spec, sorted(places))
+        pace = Pace(parse_rate(told) if told else None, stop=stop)
+        make = functools.partial(target_of, spec, runs, places)
+        lanes.append(Lane(make, jobs=jobs, stay=stay, pace=pace, tell=say))
+    return lanes
 
 
 def stream_of(

@@ -13,7 +13,6 @@ from eventlog.cli.commands import report_unreadable
 from eventlog.errors import UsageError
 from replayers.changes import Changes
 from replayers.lane import Lane, work
-from replayers.pace import parse_rate
 from replayers.replay import BATCH_ROWS, Settings
 from replayers.sending import check_elsewhere, lanes_to, seal_quietly, stream_of
 from replayers.stream import Stream
@@ -138,12 +137,11 @@ def sync(
         repair=repair,
         retry_quarantined=retry_quarantined,
     )
-    rows = None if rate is None else parse_rate(rate)
     stop = threading.Event()
     if watch:
         changes = Changes(paths, patterns)
         lanes = lanes_to(
-            specs, changes.runs, changes.paths, stop, jobs=jobs or JOBS_LIVE, rate=rows, stay=True
+            specs, changes.runs, changes.paths, stop, jobs=jobs or JOBS_LIVE, rate=rate, stay=True
         )
         with display(as_json=as_json) as show:
             following = Watch(
@@ -166,7 +164,7 @@ def sync(
             raise UsageError(f"no run is called {names}", hint="eventlog ls")
         check_elsewhere(found)
         places = sorted({item.journal for item in found})
-        lanes = lanes_to(specs, lambda: found, places, stop, jobs=jobs or JOBS, rate=rows)
+        lanes = lanes_to(specs, lambda: found, places, stop, jobs=jobs or JOBS, rate=rate)
         report_unreadable(bad)
         for item in found:
             seal_quietly(item, lanes, state)

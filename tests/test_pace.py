@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from eventlog.errors import UsageError
 from replayers.pace import Backoff, Breaker, Pace, Stopped, parse_rate
+from replayers.sending import lanes_to
 
 
 class Clock:
@@ -129,3 +131,18 @@ def test_a_breaker_waits_at_least_as_long_as_the_target_asks() -> None:
     breaker = Breaker(Backoff(1, 10, widest), clock)
     assert breaker.failed(90) == 90
     assert breaker.left() == 90
+
+
+def test_a_rate_stands_in_the_configuration_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "eventlog.toml").write_text(
+        '[targets.slow]\nkind = "memory"\nrate = "30/min"\n[targets.free]\nkind = "memory"\n'
+    )
+    stop = threading.Event()
+    lanes = lanes_to(["slow", "free", "memory:x"], list, [], stop, jobs=1)
+    assert [lane.pace.rate for lane in lanes] == [0.5, None, None]
+    (told,) = lanes_to(["slow"], list, [], stop, jobs=1, rate="7")
+    assert told.pace.rate == 7
