@@ -260,8 +260,8 @@ def _dtype_word(value: object) -> str | None:
 
 
 def _from_array(value: Any, word: str) -> Stored:
-    if word.startswith(("datetime64", "timedelta64")):
-        return _from_many(value)  # Python's own have no nanoseconds
+    if word.startswith(("datetime64", "timedelta64", "void")):
+        return _from_many(value)  # Python's own have no nanoseconds, and no fields
     if word == "object":
         raise ValueRefused("an array of objects cannot be kept")
     try:
@@ -273,14 +273,27 @@ def _from_array(value: Any, word: str) -> Stored:
     if word in _INTS:
         return _int(int(number), word)
     if word == "bfloat16":
-        return Stored(word, float(number), None)
+        return _brain_stored(value, float(number))
     if word in ("complex64", "complex128"):
         pack = "<ff" if word == "complex64" else "<dd"
         return Stored(word, None, struct.pack(pack, number.real, number.imag))
-    # item() of a longdouble is itself
-    if hasattr(number, "dtype") or hasattr(number, "item"):
-        raise ValueRefused(f"a value of dtype {word} cannot be kept exactly")
-    return encode(number)
+    if word in ("float64", "bool") or word.startswith(("str", "bytes")):
+        return encode(number)
+    # float128, float8 and int4, and whatever comes: no word of ours says what they are.
+    raise ValueRefused(f"a value of dtype {word} cannot be kept exactly")
+
+
+def _brain_stored(value: Any, wide: float) -> Stored:
+    raw = None if wide == wide else _little(value, "bfloat16")
+    if raw is None or _brain_nan(raw) == struct.pack("<d", wide):
+        return Stored("bfloat16", wide, None)
+    return Stored("bfloat16", wide, raw)
+
+
+def _brain_nan(raw: bytes) -> bytes:
+    """Return a bfloat16 NaN as a float64 with the same payload, little-endian."""
+    (bits,) = struct.unpack("<H", raw)
+    return struct.pack("<Q", bits >> 15 << 63 | 0x7FF << 52 | (bits & 0x7F) << 45)
 
 
 def _narrow_stored(value: Any, wide: float, word: str) -> Stored:
@@ -302,7 +315,7 @@ def _little(value: Any, word: str) -> bytes | None:
         array = np.asarray(value)
         if array.dtype.name != word or array.size != 1:
             return None
-        return array.astype(np.dtype(word).newbyteorder("<")).tobytes()
+        return array.astype(array.dtype.newbyteorder("<")).tobytes()
     except Exception:  # a value that is like an array, but not enough
         return None
 
@@ -327,8 +340,18 @@ def _from_many(value: Any) -> Stored:
 def _npy(array: Any) -> bytes:
     import numpy as np
 
+    lib = np.lib.format
+    try:
+        told = lib.descr_to_dtype(lib.dtype_to_descr(array.dtype))
+    except (ValueError, TypeError):
+        told = None
+    if told != array.dtype:  # another package's, which the file would call bytes
+        raise ValueRefused(
+            f"an array of dtype {array.dtype.name} cannot be kept exactly",
+            hint="log it as float32 or another of numpy's own",
+        )
     out = io.BytesIO()
-    np.lib.format.write_array(out, array, allow_pickle=False)
+    lib.write_array(out, array, allow_pickle=False)
     return out.getvalue()
 
 
@@ -387,7 +410,7 @@ def _read_npy(_num: float | None, data: bytes | None) -> Any:
 
 
 _READERS: dict[str, Any] = {
-    "bfloat16": lambda num, data: num,
+    "bfloat16": lambda num, data: num if data is None else struct.unpack("<d", _brain_nan(data))[0],
     "bytes": lambda num, data: _need(data),
     "complex128": lambda num, data: complex(*struct.unpack("<dd", _need(data))),
     "complex64": lambda num, data: complex(*struct.unpack("<ff", _need(data))),

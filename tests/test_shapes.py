@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from eventlog.errors import ValueRefused
 from eventlog.event import Row
 from eventlog.intake import take
 from eventlog.shapes import MOST, Shapes
@@ -128,3 +129,48 @@ def test_texts_that_are_enums_are_the_text_as_key_and_as_value(tmp_path):
     for event in read(tmp_path):
         assert [row.key for row in event.rows][:2] == ["loss", "1"]
         assert [row.value for row in event.rows][2:] in ([], ["loss"])
+
+
+class Raising:
+    """No number after all."""
+
+    def __float__(self):
+        raise RuntimeError("not today")
+
+    def item(self):
+        raise RuntimeError("nor like this")
+
+
+def test_hostile_sizes_and_values_are_kept_exactly_or_cost_only_themselves(tmp_path):
+    one = writer(tmp_path)
+    loop = {"x": 1.0}
+    loop["me"] = loop
+    hostile = {
+        "text": "é" * (5 * 2**20),
+        "huge": 10**400,
+        "surrogate": "a\ud800b",
+        "nul": "a\0b",
+        "nested": {"deep": {"big": b"\xff" * (5 * 2**20)}},
+    }
+    one.append("metric", hostile, 0)
+    many = {f"k{n}": float(n) for n in range(50_000)}
+    one.append("metric", many, 1)
+    for refused in ({"bad": Raising()}, {"loop": loop}, {"\ud800": 1}, {"x": [loop]}):
+        with pytest.raises(ValueRefused):
+            one.append("metric", {**refused, "good": 1.0}, 2)
+    with pytest.raises(ValueRefused, match="several calls"):
+        one.append("metric", {f"k{n}": float(n) for n in range(300_000)}, 3)
+    one.append("metric", {"x": 1.0}, 4)
+    one.close()
+    events = read(tmp_path)
+    assert [e.step for e in events] == [0, 1, 2, 2, 2, 2, 4]
+    found = events[0].values()
+    assert found["huge"] == 10**400
+    assert (found["surrogate"], found["nul"]) == ("a\ud800b", "a\0b")
+    kinds = {row.key: row.type for row in events[0].rows}
+    assert kinds["text"] == kinds["nested/deep/big"] == "blob"
+    content = {b.stat().st_size: b.read_bytes() for b in (tmp_path / "blobs").iterdir()}
+    assert content[10 * 2**20].decode() == hostile["text"]
+    assert content[5 * 2**20] == hostile["nested"]["deep"]["big"]
+    assert events[1].values() == many
+    assert all("good" in e.values() for e in events[2:6])

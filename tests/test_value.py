@@ -6,6 +6,7 @@ import collections
 import datetime as dt
 import decimal
 import enum
+import importlib.util
 import math
 import struct
 
@@ -291,6 +292,37 @@ def test_scalars_of_torch_keep_their_dtype(dtype, number, expected):
     assert stored.type == dtype.removeprefix("torch.")
     assert equal(decode(*stored), expected)
     assert math.isnan(there_and_back(Tensor("torch.float32", math.nan)))
+
+
+def test_numbers_of_other_packages_are_kept_exactly_or_refused():
+    """float8, int4 and the like: nothing becomes a float64 or an int in silence."""
+    for word, number in (("float8_e4m3fn", 1.5), ("int4", 3), ("float128", 0.5)):
+        with pytest.raises(ValueRefused, match=word):
+            encode(Tensor(f"torch.{word}", number))
+    if importlib.util.find_spec("ml_dtypes") is None:
+        return
+    import ml_dtypes
+
+    for word in ("float8_e4m3fn", "float8_e5m2", "int4"):
+        kind = getattr(ml_dtypes, word)
+        for value in (kind(1), np.ones(3, kind)):
+            with pytest.raises(ValueRefused, match=word):
+                encode(value)
+    with pytest.raises(ValueRefused, match="bfloat16"):
+        encode(np.ones(3, ml_dtypes.bfloat16))
+    for pattern in range(2**16):
+        value = np.uint16(pattern).reshape(1).view(ml_dtypes.bfloat16)[0]
+        (found,) = struct.unpack("<Q", bits(there_and_back(value)))
+        if value == value:
+            assert found == struct.unpack("<Q", bits(float(value)))[0]
+        else:
+            assert found == pattern >> 15 << 63 | 0x7FF << 52 | (pattern & 0x7F) << 45
+
+
+def test_a_record_of_numpy_keeps_its_fields():
+    value = np.array([(1, 2.5)], dtype=[("n", "<i4"), ("x", "<f8")])[0]
+    found = there_and_back(value)
+    assert (found.dtype, found.tobytes()) == (value.dtype, value.tobytes())
 
 
 class Mine(collections.UserDict):
