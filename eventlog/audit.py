@@ -331,7 +331,7 @@ def _blobs(folder: str, writer: str, store: Store) -> list[tuple[int, str, bool]
                 if sha not in checked:
                     checked.add(sha)
                     try:
-                        blobs.get(folder, sha, store)
+                        blobs.check(folder, sha, store)
                     except IntegrityError as error:
                         text = f"event {seq} of {writer}: {error}"
                         problems.append((seq, text, is_blob(sha)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from eventlog.errors import IntegrityError
 from eventlog.files import LOCAL, Files, Store
@@ -16,6 +16,7 @@ from eventlog.layout import BLOBS, is_blob
 
 #: Values of more bytes than this are kept as blobs.
 INLINE = 2**20
+_PART = 4 * 2**20
 
 
 def put(folder: str, data: bytes, files: Files = LOCAL) -> tuple[str, str]:
@@ -75,19 +76,39 @@ def get(folder: str, digest: str, store: Store = LOCAL) -> bytes:
     if not is_blob(digest):  # a journal from a stranger may name any path
         raise IntegrityError(f"{digest[:80]!r} names no blob", on=folder)
     path = os.path.join(folder, BLOBS, digest)
+    data = b"".join(_parts(path, store))
+    _compare(hashlib.sha256(data).hexdigest(), digest, path)
+    return data
+
+
+def check(folder: str, digest: str, store: Store = LOCAL) -> None:
+    """Read a blob in little memory; raises what `get` does."""
+    if not is_blob(digest):
+        raise IntegrityError(f"{digest[:80]!r} names no blob", on=folder)
+    path = os.path.join(folder, BLOBS, digest)
+    found = hashlib.sha256()
+    for part in _parts(path, store):
+        found.update(part)
+    _compare(found.hexdigest(), digest, path)
+
+
+def _parts(path: str, store: Store) -> Iterator[bytes]:
     try:
         with store.open(path) as file:
-            data = file.read()
+            while part := file.read(_PART):
+                yield part
     except OSError as error:
         raise IntegrityError(
             f"a blob cannot be read ({error.strerror})",
             on=path,
             hint="copy the run's folder again",
         ) from error
-    if hashlib.sha256(data).hexdigest() != digest:
+
+
+def _compare(found: str, digest: str, path: str) -> None:
+    if found != digest:
         raise IntegrityError(
             "a blob's bytes have changed: they are not those its name says",
             on=path,
             hint="copy the run's folder again",
         )
-    return data

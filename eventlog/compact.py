@@ -71,6 +71,8 @@ def compact(folder: str, *, writer: str | None = None, files: Files = LOCAL) -> 
     """
     place = os.path.join(folder, SEALED)
     out = Compacted()
+    if not files.is_folder(place):  # or a link to somewhere else
+        return out
     clear(place, files)
     for name in listing(folder, files).sealed:
         if writer is None or name == writer:

@@ -16,7 +16,7 @@ from eventlog import frame as frames
 from eventlog import strip
 from eventlog.errors import FormatError
 from eventlog.event import Event
-from eventlog.files import LOCAL, Store
+from eventlog.files import LOCAL, Files, Store
 from eventlog.layout import SEALED, SealedName, SegmentName, sealed_name, segment_name
 from eventlog.sealed import Lost, SealedFile, sealed_segments, whole_events
 from eventlog.segment import WHOLE, Header, SegmentReader, Span, Verdict
@@ -48,7 +48,10 @@ def listing(folder: str, store: Store = LOCAL) -> Listing:
         if segment is not None:
             segments.setdefault(segment.writer, []).append(segment)
     sealed: dict[str, list[SealedName]] = {}
-    for name in store.names(os.path.join(folder, SEALED)):
+    place = os.path.join(folder, SEALED)
+    # A link out of the journal is no folder of it: what is sealed lands, and is removed, there.
+    linked = isinstance(store, Files) and os.path.islink(place)
+    for name in () if linked else store.names(place):
         file = sealed_name(name)
         if file is not None:
             sealed.setdefault(file.writer, []).append(file)
@@ -429,7 +432,13 @@ def _is(column: pa.ChunkedArray, word: str) -> Any:
     parts = [np.empty(0, bool)]
     for chunk in column.chunks:
         places = np.flatnonzero(pc.equal(chunk.dictionary, word).to_numpy(zero_copy_only=False))
-        parts.append(np.isin(chunk.indices.to_numpy(), places))
+        if len(places) == len(chunk.dictionary):
+            parts.append(np.ones(len(chunk), bool))
+            continue
+        found = np.zeros(len(chunk), bool)
+        for place in places.tolist():
+            found |= chunk.indices.to_numpy() == place
+        parts.append(found)
     return np.concatenate(parts)
 
 

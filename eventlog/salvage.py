@@ -23,7 +23,7 @@ from eventlog.errors import FormatError, IntegrityError, UsageError
 from eventlog.files import LOCAL, Files
 from eventlog.layout import BLOBS, RUN_FILE, SEALED, SealedName, is_blob
 from eventlog.reader import listing, of_writer, span_columns
-from eventlog.seal import clear, remembered
+from eventlog.seal import clear, make_place, remembered
 from eventlog.sealed import (
     WORDS,
     Lost,
@@ -220,7 +220,7 @@ class _Writer:
         place = os.path.join(self._target, SEALED)
         made, rows, wrote = [], 0, False
         if stretches:
-            self._files.make_folder(place)
+            make_place(place, self._files)
             clear(place, self._files)
         for number, stretch in enumerate(stretches):
             name = SealedName(self._name, stretch[0].first, stretch[-1].last)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import time
 from typing import TYPE_CHECKING
@@ -237,7 +238,7 @@ class _Group:
 
     def _file(self) -> SealedWriter:
         if self._out is None:
-            self._files.make_folder(self._place)
+            make_place(self._place, self._files)
             clear(self._place, self._files)
             self._out = SealedWriter(self._place, self._files)
         return self._out
@@ -320,6 +321,13 @@ def _fingerprint_of(path: str, first: int, last: int, files: Files) -> int | Non
         if reader.verdict is None or reader.verdict.next_seq < last:
             return None
     return fingerprint(pa.concat_tables(parts).combine_chunks())
+
+
+def make_place(place: str, files: Files) -> None:
+    """Make the folder of sealed files. Raises `OSError` if a link to elsewhere has its name."""
+    files.make_folder(place)
+    if not files.is_folder(place):
+        raise OSError(errno.ENOTDIR, "the folder of sealed files is none", place)
 
 
 def clear(place: str, files: Files) -> None:

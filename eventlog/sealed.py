@@ -24,10 +24,11 @@ import dataclasses
 import json
 import os
 import zlib
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from eventlog import frame as frames
+from eventlog import pages
 from eventlog.errors import FormatError, IntegrityError
 from eventlog.files import LOCAL, TEMPORARY, Files, Store
 from eventlog.fingerprint import fingerprint
@@ -144,7 +145,10 @@ class SealedFile:
             If it is no sealed file of a version this package reads, or damaged.
         """
         self.path = path
-        self._parquet = _open_parquet(path, store, {"run_id", "writer", *words})
+        self._words = {"run_id", "writer", *words}
+        self._layout: list[pages.Group] | None = None
+        self._file = store.open(path)
+        self._parquet = _open_parquet(path, self._file)
         try:
             meta = self._parquet.metadata.metadata or {}
             self.segments = _segments(meta, path)
@@ -175,16 +179,37 @@ class SealedFile:
         import pyarrow as pa
 
         try:
-            names = None if columns is None else list(columns)
+            names = self._parquet.schema_arrow.names if columns is None else list(columns)
+            self._bound(group, names)
             found = self._parquet.read_row_group(group, columns=names, use_threads=False)
-            for column in found.columns:
+            for at, name in enumerate(found.schema.names):
+                column = found.column(at)
                 if pa.types.is_dictionary(column.type):
                     column.validate(full=True)  # nothing else looks whether indices are in bounds
+                    if name not in self._words:
+                        field = found.schema.field(at).with_type(column.type.value_type)
+                        found = found.set_column(at, field, _spelled_out(column))
             return found
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's, and not Arrow's
             raise FormatError(f"a sealed file cannot be read ({error})", on=self.path) from error
+
+    def _bound(self, group: int, names: Sequence[str]) -> None:
+        """Raise `ValueError` if columns of a row group would take more memory than any that was
+        sealed.
+        """
+        if self._layout is None:
+            self._layout = pages.groups(self._file)
+        rows, columns = self._layout[group]
+        total = 0
+        for name in names:
+            size = pages.unpacked(self._file, columns[name])
+            total += size.total
+            if name not in WORDS:
+                total += size.dictionary * (rows if name == "data" else 1)
+        if rows > MOST_ROWS or total > MOST_BYTES:
+            raise ValueError(f"row group {group} has {rows} rows and unpacks to {total} bytes")
 
     def checked(self, group: int) -> pa.Table:
         """Return a row group.
@@ -228,11 +253,10 @@ def check_sealed(path: str, store: Store = LOCAL) -> None:
             file.checked(group)
 
 
-def _open_parquet(path: str, store: Store, words: Collection[str]) -> Any:
+def _open_parquet(path: str, file: BinaryIO) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = store.open(path)
     try:
         if file.read(4) != b"PAR1":  # libraries look at the one at the end only
             raise OSError(22, "its first bytes are not those of a Parquet file")
@@ -241,11 +265,26 @@ def _open_parquet(path: str, store: Store, words: Collection[str]) -> Any:
             file,
             page_checksum_verification=True,
             pre_buffer=False,
-            read_dictionary=list(words),
+            read_dictionary=list(WORDS),  # a word that repeats a million times is one word
         )
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         file.close()
         raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
+
+
+def _spelled_out(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column of dictionaries as plain text. Raises `ValueError` if that is too much."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    total = 0
+    for chunk in column.chunks:
+        lengths = pc.binary_length(chunk.dictionary).to_numpy(zero_copy_only=False)
+        often = np.bincount(chunk.indices.to_numpy(), minlength=len(lengths))
+        total += int((often * lengths).sum()) if len(lengths) else 0
+    if total > MOST_BYTES:
+        raise ValueError(f"a column of words takes {total} bytes")
+    return column.cast(column.type.value_type)
 
 
 def _segments(meta: dict[bytes, bytes], path: str) -> list[SealedSegment]:
