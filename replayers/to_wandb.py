@@ -129,6 +129,8 @@ class WandbTarget:
     kind = "wandb"
     rules = RULES
     folds = False
+    #: Opening a run lets go of the one before: a child with its wandb-core for each would be many.
+    one_run = True
 
     def __init__(
         self,
