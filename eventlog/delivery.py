@@ -80,7 +80,9 @@ class Cursor:
     """How far a run is with a target.
 
     `footprint` is that of the run's folder (`footprint`) when everything in it was settled,
-    `status` how the run stood then, `rewound` whether it said that it went back.
+    `status` how the run stood then, `rewound` whether it said that it went back. `restarts` tells, by
+    attempt key, at which step it was found to start again, and how, when something was delivered
+    on that (`eventlog.views`).
     """
 
     run: str
@@ -96,6 +98,7 @@ class Cursor:
     footprint: str = ""
     status: str = ""
     rewound: bool = False
+    restarts: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
 
     def mark(self, writer: str) -> Mark:
         """Return how far a writer is."""
@@ -268,6 +271,18 @@ def parse_cursor(content: bytes) -> Cursor:
         return Cursor(**fields)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"a cursor cannot be read ({error!r})") from error
+
+
+def deliveries_of(state: str, project: str, run: str, files: Files = LOCAL) -> Iterator[Cursor]:
+    """Yield the cursors of one run, a target each; what cannot be read is left out."""
+    for target in files.names(state):
+        path = os.path.join(state, target, escape(project), escape(run), CURSOR_FILE)
+        try:
+            cursor = parse_cursor(files.read(path))
+        except (OSError, FormatError):
+            continue
+        if (cursor.project, cursor.run) == (project, run):
+            yield cursor
 
 
 def deliveries(state: str, files: Files = LOCAL) -> Iterator[Cursor]:

@@ -21,6 +21,14 @@ higher one, and the earlier attempts have no point in between, of a key logged t
 attempt left out: who logs something at step 0 and goes on at 801 did not train from step 0. An
 attempt that starts at or before the first step of its past is a fresh start: it supersedes only
 the points that it logs again.
+
+**What was found stays.** More data may move the step that an attempt is found to start again at: a
+key that is logged late at its second step, a rank that comes late, a file that a copy brings late.
+A delivery that left points out for that step cannot take this back. So a sync waits until the
+finding is *ripe* (the attempt has gone on to a third step, has ended, or another one came after
+it; until then nothing beyond its steps is left out), records it in its state when it first
+delivers on it, and hands it to this module from then on (`effective`, `recorded`). What is said
+outright, later and lower, still counts.
 """
 
 from __future__ import annotations
@@ -28,6 +36,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eventlog.attempts import Attempt, attempts, follows
@@ -88,6 +97,7 @@ class _Trace:
     order: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     keys_at: dict[str, dict[int, set[str]]] = dataclasses.field(default_factory=dict)
     rewinds: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
+    ended: bool = False
     firsts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def span(self) -> tuple[int, int] | None:
@@ -189,8 +199,22 @@ def open_view(folder: str, name: str = "effective", store: Store = LOCAL) -> Vie
     return effective(folder, store)
 
 
-def effective(folder: str, store: Store = LOCAL) -> Effective:
-    """Find out what later attempts superseded."""
+def effective(
+    folder: str,
+    store: Store = LOCAL,
+    *,
+    recorded: Mapping[str, Restart] | None = None,
+    ripe: bool = False,
+) -> Effective:
+    """Find out what later attempts superseded.
+
+    Parameters
+    ----------
+    recorded:
+        By attempt key: where attempts start again, as something was delivered on it.
+    ripe:
+        Leave out nothing for a step that more data may still move.
+    """
     found = attempts(headers(folder, store))
     view = Effective(found, _attempt_of={w: a.key for a in found for w in a.writers})
     traces = {a.key: _trace(folder, a, store, alone=len(found) == 1) for a in found}
@@ -206,6 +230,10 @@ def effective(folder: str, store: Store = LOCAL) -> Effective:
                 view.parallel.append((earlier, later))
         if past:
             restart = _restart(trace, [traces[a.key] for a in past])
+            last = later is found[-1]
+            if ripe and last and restart.how == "data" and not _is_ripe(trace, restart):
+                restart = Restart(None, "none")
+            restart = _kept(restart, (recorded or {}).get(later.key))
             view.restarts[later.key] = restart
             for earlier in past:
                 view._again.setdefault(earlier.key, []).append(trace)
@@ -213,6 +241,25 @@ def effective(folder: str, store: Store = LOCAL) -> Effective:
                     limit = view._limits.get(earlier.key, restart.step)
                     view._limits[earlier.key] = min(limit, restart.step)
     return view
+
+
+def _is_ripe(trace: _Trace, restart: Restart) -> bool:
+    """Return whether a writer has gone on to a third step from where it starts again."""
+    later = (
+        len(order[order.index(restart.step) :])
+        for order in trace.order.values()
+        if restart.step in order
+    )
+    return trace.ended or max(later, default=0) > 2
+
+
+def _kept(found: Restart, recorded: Restart | None) -> Restart:
+    """Return what was recorded, but for what was said outright since and goes back further."""
+    if recorded is None or recorded.step is None:
+        return found
+    if found.how == "stated" and found.step is not None and found.step < recorded.step:
+        return found
+    return recorded
 
 
 def _restart(trace: _Trace, past: list[_Trace]) -> Restart:
@@ -302,6 +349,9 @@ def _note(trace: _Trace, writer: str, table: pa.Table, seen: dict[int, None]) ->
 def _note_rewinds(trace: _Trace, writer: str, table: pa.Table) -> None:
     import pyarrow.compute as pc
 
+    state = pc.equal(table.column("kind"), STATE)
+    ended = pc.and_(state, pc.equal(table.column("key"), "exit_code"))
+    trace.ended = trace.ended or bool(pc.any(ended).as_py())
     stated = pc.and_(pc.equal(table.column("kind"), STATE), pc.equal(table.column("key"), "rewind"))
     for row in table.filter(stated).select(["seq", "num"]).to_pylist():
         if row["num"] is not None and math.isfinite(row["num"]):

@@ -78,7 +78,14 @@ def bind(
     delivered = {writer for writer, mark in cursor.writers.items() if mark.acked}
     if delivered and parts and delivered.isdisjoint(listing(folder, store).writers):
         fresh = dataclasses.replace(
-            cursor, state="", writers={}, quarantined={}, footprint="", status="", rewound=False
+            cursor,
+            state="",
+            writers={},
+            quarantined={},
+            footprint="",
+            status="",
+            rewound=False,
+            restarts={},
         )
         return Bound(fresh, other=True)
     losses = []

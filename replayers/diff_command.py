@@ -14,8 +14,9 @@ from eventlog.catalog import Found, resolve
 from eventlog.cli import output
 from eventlog.delivery import Delivery, state_folder
 from eventlog.errors import IntegrityError, UsageError
-from eventlog.views import AsOf, View, open_view
+from eventlog.views import AsOf, View, effective, open_view
 from replayers.compare import Comparer, Difference
+from replayers.loop import recorded_restarts
 from replayers.positions import Positions
 from replayers.registry import target_of
 from replayers.replay import delivery_of, run_info
@@ -51,6 +52,9 @@ def diff(
     target = target_of(spec, lambda: [item], [item.journal])
     try:
         delivery = delivery_of(item, target, state_folder(item.journal, state))
+        if view == "effective":  # as the syncs that delivered it took it
+            recorded = recorded_restarts(delivery.load()[0])
+            opened = effective(item.folder, recorded=recorded, ripe=True)
         found, known_as = _compare(item, target, opened, delivery)
     finally:
         target.close()

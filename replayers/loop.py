@@ -26,7 +26,7 @@ from eventlog.glance import Glance, Tally, count, sum_up
 from eventlog.ledger import DELIVERY, LOSS, MAPPING, QUARANTINE
 from eventlog.reader import Missing, WriterReader, headers, listing, unreadable
 from eventlog.segment import Header
-from eventlog.views import All, View, open_view
+from eventlog.views import All, Effective, Restart, View, effective, open_view
 from replayers.about import run_info
 from replayers.batches import (
     at_positions,
@@ -202,7 +202,25 @@ class Loop:
         # What one attempt logged is superseded only where it said that it went back.
         if alone and not self._rewinds():
             return All("effective")
-        return open_view(self.folder, self.settings.view)
+        if self.settings.view != "effective":
+            return open_view(self.folder, self.settings.view)
+        recorded = recorded_restarts(self.cursor)
+        view = effective(self.folder, recorded=recorded, ripe=True)
+        self._record_restarts(view)
+        return view
+
+    def _record_restarts(self, view: Effective) -> None:
+        """Remember where attempts start again: what is delivered on it cannot be taken back."""
+        told = dict(self.cursor.restarts)
+        for key, found in view.restarts.items():
+            if found.step is None or found.how not in ("data", "stated"):
+                continue
+            if tuple(told.get(key, ())) != (found.step, found.how):
+                told[key] = (found.step, found.how)
+                self.delivery.record(
+                    NOTE, {"attempt": key, "starts_again_at": found.step, "found": found.how}
+                )
+        self.cursor = dataclasses.replace(self.cursor, restarts=told)
 
     def _rewinds(self) -> bool:
         """Return whether the run ever said that it went back."""
@@ -498,3 +516,15 @@ def _final_state(seen: Glance) -> str:
 def _change(change: Change) -> dict[str, Any]:
     fields = dataclasses.asdict(change)
     return {key: value for key, value in fields.items() if value != ""}
+
+
+def recorded_restarts(cursor: Cursor) -> dict[str, Restart]:
+    """Return where attempts start again, as the deliveries of this cursor took it."""
+    found = {}
+    for key, told in cursor.restarts.items():
+        try:
+            step, how = told
+            found[str(key)] = Restart(int(step), str(how))
+        except (TypeError, ValueError):
+            continue
+    return found

@@ -12,6 +12,7 @@ from eventlog import audit
 from eventlog.attempts import attempts
 from eventlog.catalog import Found, Unreadable, find_all, resolve
 from eventlog.cli import output
+from eventlog.delivery import deliveries_of, state_folder
 from eventlog.errors import EventlogError, IntegrityError, worst
 from eventlog.event import CONFIG, DEFINITION, METRIC, NOTE, SUMMARY, TAG, Event, Row
 from eventlog.frame import to_events
@@ -124,8 +125,10 @@ def show(
     _say_unreadable(item, look)
     chosen = open_view(item.folder, view)
     told = _tell(item, chosen, last, keys)
+    recorded = _recorded(item)
     if as_json:
-        output.print_json(output.plain({**_summary(item, look), "view": view, **told}))
+        summary = {**_summary(item, look), "view": view, "recorded": recorded}
+        output.print_json(output.plain({**summary, **told}))
         return 0
     head = [
         ("run", f"{item.label}  ({item.run.id})"),
@@ -142,6 +145,10 @@ def show(
         if text:
             output.print_text(f"{name:<12}{output.safe(text)}")
     _print_attempts(look, chosen)
+    for target, restarts in recorded.items():
+        for ordinal, (step, how) in restarts.items():
+            text = f"with attempt {ordinal} starting again at step {step} ({how})"
+            output.print_text(f"{'delivered':<12}{output.safe(target)}: {text}")
     for kind in (CONFIG, SUMMARY):
         for key, value in told[kind].items():
             output.print_text(f"{kind:<12}{output.safe(key)} = {output.short(value)}")
@@ -161,6 +168,17 @@ def show(
         ]
         output.print_table(["WRITER", "SEQ", "STEP", "TIME (UTC)", "METRICS"], rows)
     return 0
+
+
+def _recorded(item: Found) -> dict[str, dict[str, tuple[int, str]]]:
+    """Return, by target and attempt, at which step what was delivered took it to start again."""
+    ordinals = {a.key: str(a.ordinal) for a in attempts(headers(item.folder))}
+    found = {}
+    for cursor in deliveries_of(state_folder(item.journal), item.run.project, item.run.id):
+        told = {ordinals.get(key, key): place for key, place in cursor.restarts.items()}
+        if told:
+            found[f"{cursor.kind}:{cursor.address}"] = told
+    return found
 
 
 def _print_attempts(look: Glance, view: object) -> None:
