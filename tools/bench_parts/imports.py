@@ -58,11 +58,20 @@ def _above(of: list[float], bare: list[float]) -> Spread:
     return Spread.of(a - b for a, b in zip(of, bare, strict=True))
 
 
+def _environment() -> dict[str, str]:
+    """Return an environment in which byte code is kept, whatever the caller's says."""
+    environ = {**os.environ, "PYTHONPYCACHEPREFIX": os.path.abspath("byte-code")}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environ
+
+
 def _start(arguments: list[str]) -> tuple[float, float]:
     """Return how long a program took, by the clock and of CPU time, in ms."""
     begun = time.perf_counter()
     with open(os.devnull, "w") as nowhere:
-        process = subprocess.Popen([sys.executable, *arguments], stdout=nowhere, stderr=nowhere)
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdout=nowhere, stderr=nowhere, env=_environment()
+        )
         _pid, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -75,7 +84,12 @@ def _trace(arguments: list[str]) -> str:
     """Return what `-X importtime` prints."""
     command = [sys.executable, "-X", "importtime", *arguments]
     done = subprocess.run(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=_environment(),
     )
     return done.stderr
 
