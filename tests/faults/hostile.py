@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 from eventlog import attempts, blobs, delivery, glance, reader, runfile, segment, value, views
 from eventlog import frame as frames
 from eventlog.audit import verify
+from eventlog.compact import compact
 from eventlog.errors import EventlogError, FormatError
 from eventlog.event import digest
 from eventlog.reader import WriterReader
@@ -273,6 +274,19 @@ def read_sealing(data: bytes) -> None:
         assert {w: e for w, e in after.items() if e} == {w: e for w, e in before.items() if e}
 
 
+def read_compacting(data: bytes) -> None:
+    """Compact hostile sealed files: whatever was read before is read afterwards."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as top:
+        os.mkdir(os.path.join(top, "sealed"))
+        for name, content in unpack(data).items():
+            if name.endswith(".parquet"):
+                Path(top, name).write_bytes(content)
+        before = _events(top)
+        with contextlib.suppress(EventlogError, OSError):
+            compact(top)
+        assert _events(top) == before
+
+
 def _events(folder: str) -> dict[str, list[int]]:
     out: dict[str, list[int]] = {}
     for writer in reader.listing(folder).writers:
@@ -340,6 +354,18 @@ def _sealed_files() -> list[bytes]:
         return [p.read_bytes() for p in sorted(Path(folder, "sealed").iterdir())] + golden
 
 
+def _small_files() -> list[bytes]:
+    """Return runs of two sealed files that follow each other."""
+    one, _cut, two, _ = _segments()[:4]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, data in enumerate((one, two)):
+            Path(folder, f"w0-{number}.arrows").write_bytes(data)
+            seal(folder, abandoned=True)
+        names = [name for name in NAMES if name.endswith(".parquet")]
+        files = {name: Path(folder, name).read_bytes() for name in names}
+    return [pack(files), pack({names[0]: files[names[0]]})]
+
+
 def _runs() -> list[bytes]:
     run = runfile.RunFile("run-1", "p", "n").to_bytes()
     one, _cut, two, _ = _segments()[:4]
@@ -392,6 +418,7 @@ SURFACES: dict[str, Surface] = {
     "run": Surface(_runs, read_run, mend_run),
     "sealed": Surface(_sealed_files, read_sealed, mend_sealed),
     "sealing": Surface(lambda: _runs()[:2], read_sealing, mend_run),
+    "compacting": Surface(_small_files, read_compacting, mend_run),
     "cursor": Surface(_cursors, lambda data: read_cursor(mend_cursor(data))),
     "ledger": Surface(_ledgers, read_ledger, mend_segment),
     "run-file": Surface(lambda: [runfile.RunFile("run-1", "p", "n").to_bytes()], read_run_file),
