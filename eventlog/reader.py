@@ -379,6 +379,8 @@ class WriterReader:
             )
 
     def _groups(self, file: SealedFile) -> Iterator[pa.Table]:
+        import pyarrow as pa
+
         schema = self._schema()
         for group, (_rows, _first, last, _crc) in enumerate(file.groups):
             if last < self.next_seq:
@@ -388,7 +390,12 @@ class WriterReader:
             else:
                 found = self._of_key(file, group, schema.names)
             if found is not None:
-                yield found.select(schema.names).cast(schema)
+                try:
+                    rows = found.select(schema.names).cast(schema)
+                except (pa.ArrowException, ValueError) as error:
+                    text = f"a sealed file's columns have other types ({error})"
+                    raise FormatError(text, on=file.path) from error
+                yield rows
 
     def _of_key(self, file: SealedFile, group: int, names: list[str]) -> pa.Table | None:
         """Return the rows of the key; nothing else is unpacked of a row group without it."""

@@ -154,6 +154,9 @@ class SealedFile:
             self.segments = _segments(meta, path)
             self.lost = _lost(meta, path)
             self.groups = _groups(meta, self._parquet, path)
+            missing = set(sealed_schema().names) - set(self._parquet.schema_arrow.names)
+            if missing:
+                raise FormatError(f"a sealed file lacks the columns {sorted(missing)}", on=path)
         except BaseException:
             self.close()
             raise
