@@ -232,7 +232,10 @@ class SegmentWriter:
         """Make what was appended survive a power cut; after an error never try again."""
         try:
             if self._fd < 0:  # it was let go of when it was full
-                self._fd = self.files.open_again(self.path)
+                try:
+                    self._fd = self.files.open_again(self.path)
+                except FileNotFoundError:  # sealed meanwhile, and durable before it was removed
+                    return
             self.files.sync(self._fd)
             if not self.listed:
                 self.files.sync_folder(self.folder)

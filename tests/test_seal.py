@@ -105,6 +105,19 @@ def test_a_live_writers_segment_is_never_sealed(tmp_path):
     assert values_of(read(tmp_path)) == list(range(21))
 
 
+@pytest.mark.parametrize("level", ["os", "memory", "group", "sync"])
+def test_a_writer_whose_full_segments_are_sealed_before_it_syncs_them_is_well(level, tmp_path):
+    one = writer(tmp_path, durability=level, segment_bytes=2_500)
+    for n in range(12):
+        one.append("metric", {"x": n}, n)
+        if n % 4 == 3:
+            seal(str(tmp_path))
+    one.commit()
+    assert (one.health().state, one.health().durable) == ("ok", 12)
+    one.close()
+    assert values_of(read(tmp_path)) == list(range(12))
+
+
 def test_a_live_segment_that_happens_to_end_like_a_closed_one_is_not_sealed(tmp_path):
     one = writer(tmp_path)
     one.append("metric", {"x": frames.END_OF_STREAM}, 0)

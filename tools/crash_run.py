@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
-from tests.faults import calls, damage, histories, nth  # noqa: E402 - tests are no installed package
+from tests.faults import calls, damage, histories, lazy, nth  # noqa: E402 - tests are no installed package
 
 #: States that are tried after each operation of a history.
 LIMIT = 100
@@ -55,6 +56,21 @@ def failures(case: int) -> Found:
     return {"failures at call indices": count}, [f"failures, case {case}: {v}" for v in violations]
 
 
+def cuts(folder: str, fifo: str, options: argparse.Namespace) -> int:
+    """Cut the power of a LazyFS again and again."""
+    top = tempfile.mkdtemp(dir=folder)
+    end, count, taken, broken = time.monotonic() + options.seconds, 0, 0, []
+    while time.monotonic() < end and count < options.states:
+        lost, found = lazy.survives(top, fifo, options.seed + count)
+        count, taken, broken = count + 1, taken + lost, broken + found
+    print(
+        f"{count} power cuts took {taken} events that were not durable; violations: {len(broken)}"
+    )
+    for text in broken[:SHOWN]:
+        print(text, file=sys.stderr)
+    return int(bool(broken))
+
+
 def _quick() -> None:
     """Look for garbage rarely: nearly everything here goes by itself."""
     gc.freeze()
@@ -70,7 +86,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1, metavar="K")
     parser.add_argument("--state", type=int, metavar="M")
     parser.add_argument("--keep", metavar="FOLDER")
+    parser.add_argument("--lazyfs", nargs=2, metavar=("FOLDER", "FIFO"))
     options = parser.parse_args(arguments)
+    if options.lazyfs:
+        return cuts(*options.lazyfs, options)
     if options.state is not None:
         for line in histories.told(options.seed, LIMIT, options.state):
             print(line)

@@ -34,8 +34,10 @@ def cut(fifo: str) -> None:
         os.close(done)
 
 
-def survives(top: str, fifo: str, seed: int) -> list[str]:
-    """Log in the file system, cut its power at some moment, and return what was broken."""
+def survives(top: str, fifo: str, seed: int) -> tuple[int, list[str]]:
+    """Log in the file system and cut its power at some moment; return how many events that were
+    not durable it took, and what was broken.
+    """
     rng = random.Random(seed)
     folder = os.path.join(top, str(seed))
     os.mkdir(folder)
@@ -52,7 +54,7 @@ def survives(top: str, fifo: str, seed: int) -> list[str]:
             try:
                 one.commit()
             except JournalError as error:
-                return [f"seed {seed}: {error}"]
+                return 0, [f"seed {seed}: {error}"]
         if rng.random() < 0.05:
             seal(folder)
     durable = one.health().durable
@@ -71,5 +73,4 @@ def survives(top: str, fifo: str, seed: int) -> list[str]:
     if report.verdict in FAILURES:
         broken.append(f"seed {seed}: verify says {report}")
     shutil.rmtree(folder, ignore_errors=True)
-    return broken
-
+    return given - len(found), broken
