@@ -31,9 +31,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from eventlog.blobs import INLINE
 from eventlog.errors import FormatError, ValueRefused
 from eventlog.event import Event, Row
-from eventlog.value import EXACT
+from eventlog.value import EXACT, Stored, encode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,6 +133,74 @@ class Shape:
         )
 
 
+class MixedShape(Shape):
+    """The same of events with other values among the numbers: text, None, lists, torch's scalars.
+
+    `loose` are the places of those. Each is encoded anew, and must come to the same type word, with
+    or without number and data, as the rows that the shape was made from.
+    """
+
+    __slots__ = ("data_at", "loose", "offsets", "words")
+
+    def __init__(self, rows: Sequence[Row], loose: Sequence[int], *, with_step: bool) -> None:
+        super().__init__(rows, with_step=with_step)
+        probe = _lay_out(rows, 0, 0, 0 if with_step else None)
+        self.loose = tuple(loose)
+        self.words = [(rows[i].type, rows[i].num is None, rows[i].data is None) for i in loose]
+        self.exact = tuple(i for i in self.exact if i not in self.loose)
+        self.narrow = tuple(i for i in self.narrow if i not in self.loose)
+        self.offsets = struct.Struct(f"<{len(rows) + 1}i{4 * (1 - len(rows) % 2)}x")
+        self.data_at = probe.offsets[_DATA]
+        self.tail = probe.body[probe.offsets[_NUMBERS + 1] : probe.offsets[_DATA - 1]]
+
+    def proven(self, rows: Sequence[Row], step: int | None) -> bool:
+        """Return whether the frames of this shape are those that the generic way makes."""
+        values: list[Any] = [row.num for row in rows]
+        for i in self.loose:
+            values[i] = Stored(*rows[i][2:])
+        event = Event(1, 2, step, tuple(rows))
+        return Encoder(3).numbers(self, 1, 2, step, values) == Encoder(3).event(event)
+
+    def holds(self, values: Sequence[Any]) -> bool:
+        """Return whether these values fit; if so, the loose ones among them were encoded."""
+        if not super().holds(values):
+            return False
+        found, size = [], 0
+        for i, word in zip(self.loose, self.words, strict=True):
+            try:
+                stored = encode(values[i])
+            except Exception:  # the slow way knows what to do with it
+                return False
+            if (stored.type, stored.num is None, stored.data is None) != word:
+                return False
+            found.append(stored)
+            size += len(stored.data or b"")
+        if size > INLINE:
+            return False
+        for i, stored in zip(self.loose, found, strict=True):
+            values[i] = stored  # type: ignore[index]
+        return True
+
+    def head_and_parts(
+        self, seq: int, time: int, step: int | None, values: Sequence[Any]
+    ) -> tuple[bytes, bytes]:
+        """Return the beginning of the metadata, and what `parts` returns."""
+        numbers = list(values)
+        pieces = [b""] * self.count
+        for i in self.loose:
+            _word, num, data = values[i]
+            numbers[i] = 0.0 if num is None else num
+            if data is not None:
+                pieces[i] = data
+        data = b"".join(pieces)
+        offsets = self.offsets.pack(*accumulate(map(len, pieces), initial=0))
+        rest = (super().parts(seq, time, step, numbers), offsets, data, _PADS[len(data) & 7])
+        head = bytearray(self.head)
+        _INT64.pack_into(head, _AT_BODY_LENGTH, self.data_at + len(data) + len(rest[3]))
+        _INT64.pack_into(head, _AT_PLACES + 16 * _DATA + 8, len(data))
+        return bytes(head), b"".join(rest)
+
+
 class Encoder:
     """Makes the frames of one segment. `seed` is the checksum of the segment's header."""
 
@@ -150,6 +219,8 @@ class Encoder:
         self, shape: Shape, seq: int, time: int, step: int | None, values: Sequence[Any]
     ) -> bytes:
         """Return the frame of an event of a known shape."""
+        if isinstance(shape, MixedShape):
+            return self._finish(*shape.head_and_parts(seq, time, step, values))
         return self._finish(shape.head, shape.parts(seq, time, step, values))
 
     def event(self, event: Event) -> bytes:
@@ -186,6 +257,8 @@ _pack = _INT64.pack
 _DURABLE = b"%016x crc32="
 #: Which of the 20 buffers holds the numbers.
 _NUMBERS = 16
+#: Which of them holds the data, behind their offsets.
+_DATA = 19
 
 
 class _Layout(NamedTuple):

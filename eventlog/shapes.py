@@ -1,7 +1,8 @@
 """The shapes of events that a writer has seen: from a call's keys and types to its frame, at once.
 
 A training loop logs the same keys with the same types again and again. What is the same in all
-their frames (`eventlog.frame.Shape`) is kept, and found by a *signature*: kind, keys and types of
+their frames (`eventlog.frame.Shape`, or `MixedShape` where text, None or lists stand among the
+numbers) is kept, and found by a *signature*: kind, keys and types of
 the call, nested dicts included. One that never comes again is not worth a shape: it is made when a
 signature comes for the second time.
 """
@@ -12,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from eventlog.event import Row
-from eventlog.frame import Shape
+from eventlog.frame import MixedShape, Shape
+from eventlog.table import is_frame
 
 #: More shapes, and more signatures seen once, than this are not kept.
 MOST = 512
@@ -76,14 +78,22 @@ class Shapes:
                 self._seen.clear()
             self._seen.add(seen)
             return
-        if any(row.data is not None or row.num is None for row in rows):
+        keys = signature[2::2]
+        if signature in self._known or not all(type(k) is str for level in keys for k in level):
             return
-        keys, types = signature[2::2], signature[3::2]
-        if not all(kind is dict or _is_shaped(kind) for level in types for kind in level):
+        kinds = list(map(type, values))
+        loose = [i for i, kind in enumerate(kinds) if not _is_shaped(kind)]
+        if not all(_is_loose(kinds[i]) for i in loose):
             return
-        if not all(type(key) is str for level in keys for key in level):
+        tight = set(range(len(rows))).difference(loose)
+        if any(rows[i].data is not None or rows[i].num is None for i in tight):
             return
-        shape = Shape(rows, with_step=step is not None)
+        with_step = step is not None
+        shape = (
+            MixedShape(rows, loose, with_step=with_step)
+            if loose
+            else Shape(rows, with_step=with_step)
+        )
         if shape.proven(rows, step):
             if len(self._known) >= MOST:
                 self._known.clear()
@@ -100,3 +110,10 @@ def _is_shaped(kind: type) -> bool:
     if kind is float or kind is int or kind is bool:
         return True
     return kind.__module__ == "numpy" and kind.__name__ in _NUMPY
+
+
+def _is_loose(kind: type) -> bool:
+    """Return whether a value of this type may stand among the numbers of a shape: it is one row,
+    and lies in no blob of its own.
+    """
+    return not (issubclass(kind, Mapping) or hasattr(kind, "__eventlog__") or is_frame(kind))

@@ -9,10 +9,15 @@ from eventlog.errors import UsageError
 from eventlog.value import Stored, dumps, loads
 
 
+def is_frame(kind: type) -> bool:
+    """Return whether a type looks like the data frames of pandas or polars."""
+    return kind.__name__ == "DataFrame"
+
+
 def as_table(value: Any) -> Any:
     """Return a data frame (of pandas or polars) as a `Table`, anything else as it is."""
     kind = type(value)
-    if kind.__name__ != "DataFrame":
+    if not is_frame(kind):
         return value
     if hasattr(kind, "itertuples"):
         return Table(dataframe=value)

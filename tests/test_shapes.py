@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from eventlog.errors import ValueRefused
 from eventlog.event import Row
 from eventlog.intake import take
 from eventlog.shapes import MOST, Shapes
+from eventlog.table import Table
 from tests.helpers import exact, read, writer
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
@@ -86,12 +88,11 @@ def test_values_that_numbers_alone_cannot_hold_leave_the_quick_way():
 @pytest.mark.parametrize(
     "data",
     [
-        {"t": "text"},
-        {"n": None},
         {1: 0.5},
         {"a": {"b": 1.0}, "a/b": 2.0},
         {"x": 1.0, "y": object()},
-        {"x": np.ones(3)},
+        {"x": UserDict({"y": 1.0})},
+        {"x": Table(["a"], [[1]])},
     ],
 )
 def test_what_types_and_keys_alone_do_not_tell_has_no_shape(data):
