@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import time as clock
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from eventlog.errors import ValueRefused
 from eventlog.event import GAP, Row, make_rows
 
 #: What one row costs in memory beyond its data, roughly, in bytes.
@@ -50,39 +52,86 @@ class Dropped:
         return Pending(time, None, tuple(rows))
 
 
+class Sink(Protocol):
+    """Where events go at last."""
+
+    def write(self, event: Pending) -> object:
+        """Append an event; raises OSError, or ValueRefused for one that nothing can hold."""
+
+    def written(self) -> int:
+        """Return how many events were appended."""
+
+
 class Backlog:
     """A queue of at most `limit` bytes. What comes when it is full is dropped and counted: the
     history that it keeps has no hole but at its end.
+
+    Attributes
+    ----------
+    bytes:
+        What it holds, roughly.
+    dropped:
+        What was dropped and is not recorded yet.
+    lost:
+        How many events were dropped in all.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
+        self.lost = 0
         self.dropped = Dropped()
         self._events: deque[Pending] = deque()
 
-    def add(self, event: Pending) -> bool:
-        """Keep an event; return False if it was dropped."""
+    def add(self, event: Pending) -> None:
+        """Keep an event, or count it as dropped."""
         size = event.size()
         if self.bytes + size > self.limit:
-            self.dropped.add(event)
-            return False
+            self._drop(event)
+            return
         self._events.append(event)
         self.bytes += size
+
+    def _drop(self, event: Pending) -> None:
+        self.dropped.add(event)
+        self.lost += 1
+
+    def drain(self, sink: Sink, most: int) -> bool:
+        """Write what waits, oldest first, and then what was lost; but about `most` bytes at once.
+
+        Returns
+        -------
+        Whether all is written. Raises OSError as `sink` does; an event is forgotten only when it
+        is written, whatever exception comes from outside.
+        """
+        enough = self.bytes - most
+        while self._events:
+            if self.bytes < enough:
+                return False
+            self._write_first(sink)
+        if self.dropped.events:
+            dropped, self.dropped = self.dropped, Dropped()
+            try:
+                sink.write(dropped.gap(clock.time_ns()))
+            except OSError:
+                self.dropped = dropped
+                raise
         return True
 
-    def first(self) -> Pending:
-        """Return the oldest event."""
-        return self._events[0]
+    def _write_first(self, sink: Sink) -> None:
+        event, before = self._events[0], sink.written()
+        try:
+            sink.write(event)
+        except ValueRefused:  # no frame could hold it
+            self._drop(event)
+        except BaseException:
+            if sink.written() > before:
+                self._pop()
+            raise
+        self._pop()
 
-    def pop(self) -> None:
-        """Forget the oldest event: it has been appended."""
+    def _pop(self) -> None:
         self.bytes -= self._events.popleft().size()
-
-    def take_dropped(self) -> Dropped:
-        """Return the account of what was dropped and start a new one."""
-        dropped, self.dropped = self.dropped, Dropped()
-        return dropped
 
     def __bool__(self) -> bool:
         """Return whether there is something to write: an event, or the account of lost ones."""

@@ -22,7 +22,7 @@ import threading
 import time as clock
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from eventlog import blobs
@@ -106,7 +106,6 @@ class Writer:
         self._inside = False
         self._deferred: deque[Pending] = deque()
         self._backlog = Backlog(self.options.memory_bytes)
-        self._dropped = 0
         self._closed = False
         self._close_later = False
         self._last: tuple[Callable[[int], list[Row]], int] | None = None
@@ -140,7 +139,7 @@ class Writer:
                 chain.seq,
                 chain.durable,
                 len(self._backlog) + len(self._deferred) + len(chain.rewrite),
-                self._dropped,
+                self._backlog.lost,
                 None if error is None else str(error),
             )
 
@@ -216,7 +215,7 @@ class Writer:
         except OSError as error:
             chain.failed(error)
             rows = take(kind, data, self.put_blob).rows
-            self._keep(Pending(now, step, tuple(rows)))
+            self._backlog.add(Pending(now, step, tuple(rows)))
             return None
         finally:
             self._inside = False
@@ -264,17 +263,22 @@ class Writer:
     def _append_event(self, event: Pending) -> int | None:
         self._chain.settle()
         if self._backlog and not self._drain():
-            self._keep(event)
+            self._backlog.add(event)
             return None
         try:
-            return self._write_event(event)
+            return self.write(event)
         except OSError as error:
             self._chain.failed(error)
-            self._keep(event)
+            self._backlog.add(event)
             return None
 
-    def _write_event(self, event: Pending) -> int | None:
-        """Append or raise OSError; ValueRefused for what no segment could take."""
+    def written(self) -> int:
+        """Return how many events were appended, that of an append that was interrupted too."""
+        self._chain.settle()
+        return self._chain.seq
+
+    def write(self, event: Pending) -> int | None:
+        """Append or raise OSError; ValueRefused for what no segment could take. For `Backlog`."""
         chain = self._chain
         segment = chain.open()
         numbered = Event(chain.seq, event.time, event.step, event.rows)
@@ -292,6 +296,16 @@ class Writer:
         if not self._armed and self.options.commits:
             self._arm()
 
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Have what handlers of signals log meanwhile wait; append it at the end."""
+        self._inside = True
+        try:
+            yield
+        finally:
+            self._inside = False
+            self._take_deferred()
+
     def _take_deferred(self) -> None:
         while self._deferred:
             event = self._deferred.popleft()
@@ -305,53 +319,18 @@ class Writer:
 
     # ---------------------------------------------------------------- trouble
 
-    def _keep(self, event: Pending) -> None:
-        if not self._backlog.add(event):
-            self._dropped += 1
-
     def _drain(self) -> bool:
-        """Write what waits, oldest first, but no more than one call may take; return whether all
-        of it is written.
-        """
+        """Write what waits, but no more than one call may take; return whether all is written."""
         if not self._chain.may_try():
             return False
-        enough = self._backlog.bytes - DRAIN_BYTES
         try:
-            while len(self._backlog):
-                if self._backlog.bytes < enough:
-                    return False
-                self._write_first()
-            self._record_gap()
+            if not self._backlog.drain(self, DRAIN_BYTES):
+                return False
         except OSError as error:
             self._chain.failed(error)
             return False
         self._chain.error = None
         return True
-
-    def _write_first(self) -> None:
-        """Write the oldest event that waits, and forget it only then."""
-        event, before = self._backlog.first(), self._chain.seq
-        try:
-            self._write_event(event)
-        except ValueRefused as error:  # no frame could hold it
-            self._warn(str(error))
-            self._backlog.dropped.add(event)
-            self._dropped += 1
-        except BaseException:
-            self._chain.settle()
-            if self._chain.seq > before:
-                self._backlog.pop()
-            raise
-        self._backlog.pop()
-
-    def _record_gap(self) -> None:
-        if self._backlog.dropped.events:
-            dropped = self._backlog.take_dropped()
-            try:
-                self._write_event(dropped.gap(clock.time_ns()))
-            except OSError:
-                self._backlog.dropped = dropped
-                raise
 
     # ---------------------------------------------------------------- durability
 
@@ -422,33 +401,20 @@ class Writer:
             if not self._backlog.bytes > DRAIN_BYTES:
                 return False
             before = self._backlog.bytes
-            self._inside = True
-            try:
-                self._chain.settle()
-                self._chain.flush()
-                self._drain()
-            except OSError as error:
-                self._chain.failed(error)
-                return False
-            finally:
-                self._inside = False
-                self._take_deferred()
+            self._flush()
             return self._backlog.bytes < before
 
     def _flush(self) -> None:
         """Bring buffered and waiting events to the segment, as far as it can take them."""
         self._armed = False
         self._chain.settle()
-        self._inside = True
-        try:
-            self._chain.flush()
-            if self._backlog and self._drain():
+        with self._busy():
+            try:
                 self._chain.flush()
-        except OSError as error:
-            self._chain.failed(error)
-        finally:
-            self._inside = False
-            self._take_deferred()
+                if self._backlog and self._drain():
+                    self._chain.flush()
+            except OSError as error:
+                self._chain.failed(error)
 
     def close(
         self, last: Callable[[int], list[Row]] | None = None, time: int | None = None
@@ -499,16 +465,13 @@ class Writer:
             self._chain.end(durable=durable)
 
     def _append_last(self, last: Callable[[int], list[Row]], time: int) -> None:
-        self._inside = True
-        try:
+        with self._busy():
             waiting = len(self._backlog) + int(self._backlog.dropped.events > 0)
             rows = last(self._chain.seq + waiting)
-            self._append_event(Pending(time, None, tuple(rows)))
-        except ValueRefused as error:
-            self._warn(str(error))
-        finally:
-            self._inside = False
-            self._take_deferred()
+            try:
+                self._append_event(Pending(time, None, tuple(rows)))
+            except ValueRefused as error:
+                self._warn(str(error))
 
     # ---------------------------------------------------------------- fork
 
