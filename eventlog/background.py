@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time as clock
 import weakref
 from typing import Protocol
 
@@ -36,13 +35,17 @@ class Background:
         self._name = name
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         weakref.finalize(owner, self._wake.set).atexit = False
 
     def arm(self) -> None:
         """Have the owner committed after a while."""
         if self._thread is None:
             self._thread = threading.Thread(
-                target=_loop, args=(self._owner, self._wake), name=self._name, daemon=True
+                target=_loop,
+                args=(self._owner, self._wake, self._hurry),
+                name=self._name,
+                daemon=True,
             )
             try:
                 self._thread.start()
@@ -50,6 +53,11 @@ class Background:
                 self._thread = None
                 return
         self._wake.set()
+
+    def hurry(self) -> None:
+        """Have the owner committed at once."""
+        if not self._hurry.is_set():
+            self._hurry.set()
 
     def stop(self) -> None:
         """Have the thread look whether its owner still wants it."""
@@ -61,14 +69,15 @@ class Background:
         return self._thread
 
 
-def _loop(reference: weakref.ref[Owner], wake: threading.Event) -> None:
+def _loop(reference: weakref.ref[Owner], wake: threading.Event, hurry: threading.Event) -> None:
     while True:
         wake.wait()
         wake.clear()
         seconds = _due(reference)
         if seconds is None:
             return
-        clock.sleep(seconds)
+        hurry.wait(seconds)
+        hurry.clear()
         owner = reference()
         if owner is None or owner.due() is None:
             return

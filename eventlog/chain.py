@@ -39,6 +39,8 @@ class Chain:
         Frames that the next segment begins with: they were in one whose sync failed.
     writing:
         Whether an exception from outside (Ctrl-C) ended a write: `settle` is due.
+    tail_bytes:
+        How many bytes are not known durable and kept in memory.
     error:
         Why nothing can be appended; None if something can.
     """
@@ -69,7 +71,7 @@ class Chain:
         self._warn = warn
         self._number = 0
         self._tail: deque[tuple[int, bytes]] = deque()
-        self._tail_bytes = 0
+        self.tail_bytes = 0
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._buffer_for: SegmentWriter | None = None
@@ -196,9 +198,9 @@ class Chain:
     def _remember(self, end: int, frame: bytes) -> None:
         """Keep a frame until all events before `end` are durable, or memory is full."""
         self._tail.append((end, frame))
-        self._tail_bytes += len(frame)
-        while self._tail_bytes > self._options.memory_bytes:
-            self._tail_bytes -= len(self._tail.popleft()[1])
+        self.tail_bytes += len(frame)
+        while self.tail_bytes > self._options.memory_bytes:
+            self.tail_bytes -= len(self._tail.popleft()[1])
 
     def settle(self) -> None:
         """Find out whether an event was written whose append an exception from outside ended
@@ -298,7 +300,7 @@ class Chain:
         if self.segment is not None:
             self.segment.encoder.mark(durable)
         while self._tail and self._tail[0][0] <= durable:
-            self._tail_bytes -= len(self._tail.popleft()[1])
+            self.tail_bytes -= len(self._tail.popleft()[1])
 
     def poison(self, *others: SegmentWriter | None) -> tuple[list[SegmentWriter], bool]:
         """Give up all segments that are not known durable, after a sync that failed: the kernel

@@ -36,7 +36,7 @@ from eventlog.files import LOCAL, Files
 from eventlog.frame import Shape, prove
 from eventlog.identity import process, random_writer
 from eventlog.intake import take
-from eventlog.options import LEVELS, Options
+from eventlog.options import GROUP_BYTES, LEVELS, Options
 from eventlog.segment import Header, SegmentWriter
 from eventlog.shapes import Shapes
 
@@ -209,6 +209,7 @@ class Writer:
         self._inside = True
         chain = self._chain
         try:
+            self._must_be_open()
             segment = chain.open()
             self._put(segment, segment.encoder.numbers(shape, chain.seq, now, step, values))
             return chain.seq - 1
@@ -243,13 +244,12 @@ class Writer:
         event = Pending(clock.time_ns() if time is None else time, step, tuple(rows))
         try:
             with self._lock:
-                if self._closed:
-                    raise JournalError("this run is finished: nothing more can be logged to it")
                 if self._inside:  # a signal's handler, or a destructor, in the middle of a log()
                     self._deferred.append(event)
                     return None
                 self._inside = True
                 try:
+                    self._must_be_open()
                     seq = self._append_event(event)
                 finally:
                     self._inside = False
@@ -259,6 +259,10 @@ class Writer:
             if self._close_later:
                 self._close_if_asked()
         return seq if self.options.durability != "sync" else self._synced(seq)
+
+    def _must_be_open(self) -> None:
+        if self._closed:  # by a handler that came a moment ago, perhaps
+            raise JournalError("this run is finished: nothing more can be logged to it")
 
     def _append_event(self, event: Pending) -> int | None:
         self._chain.settle()
@@ -293,8 +297,11 @@ class Writer:
         chain.put(segment, frame)
         if chain.error is not None and not self._backlog and self.options.durability != "memory":
             chain.error = None
-        if not self._armed and self.options.commits:
-            self._arm()
+        if self.options.commits:
+            if not self._armed:
+                self._arm()
+            if chain.tail_bytes > GROUP_BYTES and clock.monotonic() >= self._commit.after:
+                self._background.hurry()
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:
@@ -308,10 +315,10 @@ class Writer:
 
     def _take_deferred(self) -> None:
         while self._deferred:
-            event = self._deferred.popleft()
             self._inside = True
             try:
-                self._append_event(event)
+                if self._deferred:  # a handler may have come between, and taken them itself
+                    self._append_event(self._deferred.popleft())
             except ValueRefused as error:
                 self._warn(str(error))
             finally:

@@ -1,4 +1,24 @@
-"""How a writer writes: its level of durability, and its limits."""
+"""How a writer writes: its level of durability, and its limits.
+
+What each level promises of an event once `log` has returned:
+
+=========  ============================  =========================================================
+level      after a SIGKILL               after a power cut
+=========  ============================  =========================================================
+memory     may be lost: what was logged  as `group`
+           in the last half second, or
+           the last MiB
+os         there                         may be lost, until the system has written it by itself
+                                         (often 30 s), or `flush` or `finish` has returned
+group      there                         may be lost: what was logged since the last group commit,
+                                         which begins 0.5 s after an event, or with 8 MiB, and
+                                         takes as long as the disk takes
+sync       there                         there (one sync a call)
+=========  ============================  =========================================================
+
+At every level an event is there after a power cut once `flush` or `finish` has returned. All of it
+holds while the disk works: while it fails, `health` says ``degraded``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +30,8 @@ LEVELS = ("memory", "os", "group", "sync")
 SEGMENT_BYTES = 64 * 2**20
 #: Longest time, in seconds, that the group commit leaves an event unsynced before it starts.
 GROUP_SECONDS = 0.5
+#: The group commit begins at once when so many bytes are not durable.
+GROUP_BYTES = 8 * 2**20
 #: Memory for events that wait for a disk, and for events that wait for their sync, in bytes each.
 MEMORY_BYTES = 64 * 2**20
 #: The level ``memory`` writes when so many bytes wait.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import itertools
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from eventlog.backlog import Pending
 from eventlog.errors import JournalError, ValueRefused
 from eventlog.event import make_rows
 from eventlog.journal import LEVELS, Health, Options, Writer
@@ -109,6 +111,17 @@ def test_level_group_syncs_soon_by_itself(tmp_path):
     while one.health().durable < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert one.health().durable == 3
+
+
+def test_level_group_syncs_at_once_when_much_is_not_durable(tmp_path):
+    one = writer(tmp_path, group_seconds=3600.0)
+    log(one, 0)
+    for n in range(1, 12):
+        one.append("metric", {"x": n, "t": "x" * 900_000}, n)
+    deadline = time.monotonic() + 30
+    while one.health().durable < 9 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert one.health().durable >= 9
 
 
 def test_level_memory_writes_when_its_buffer_is_full_and_when_asked(tmp_path):
@@ -642,6 +655,32 @@ def test_a_close_in_a_signal_handler_inside_a_log_waits_for_that_log(tmp_path):
         log(one, *range(6))
     assert recovered(tmp_path, one) == [0, 1, 2, 100]
     assert verdicts(tmp_path) == {"0.arrows": "whole"}
+
+
+def test_a_handler_that_comes_when_deferred_events_are_taken_takes_them_itself(tmp_path):
+    one = writer(tmp_path)
+
+    class Interrupted(collections.deque):
+        """As if the handler came between a look at it and the next step."""
+
+        looks = 0
+
+        def __bool__(self):
+            found = len(self) > 0
+            if found and not one._inside:
+                self.looks += 1
+                if self.looks == 2:
+                    log(one, 7)
+            return found
+
+    log(one, 0)
+    one._deferred = Interrupted(
+        Pending(1, n, tuple(make_rows("metric", [("x", n)])[0])) for n in (1, 2)
+    )
+    log(one, 3)
+    one.close()
+    found = recovered(tmp_path, one)
+    assert sorted(found) == [0, 1, 2, 3, 7]
 
 
 def test_real_signals_lose_and_double_nothing(tmp_path):
