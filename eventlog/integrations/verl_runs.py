@@ -87,6 +87,13 @@ class SharedRun:
         if step is not None:
             run.rewind(step)
             print(f"eventlog: training starts at step {step} ({told_by})", file=sys.stderr)
+        elif run.attempt > 1:
+            print(
+                f"eventlog: this is attempt {run.attempt} of {run.name}, and verl's config names "
+                "no checkpoint that it starts from; if it is another run, give it another "
+                "trainer.experiment_name or +trainer.eventlog.run_id",
+                file=sys.stderr,
+            )
 
     def end(self, exit_code: int | None) -> None:
         """End the run; None where the outcome is not known, in a destructor."""

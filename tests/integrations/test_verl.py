@@ -239,6 +239,17 @@ def test_where_training_starts_again_is_recorded_as_the_config_tells_it(
     assert rewinds("c") == [6]
 
 
+def test_an_old_name_without_a_checkpoint_is_told_how_to_be_another_run(
+    tracking: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracking.Tracking("p", "n", "eventlog", config()).finish()
+    assert "another run" not in capfd.readouterr().err
+    tracking.Tracking("p", "n", "eventlog", config()).finish()
+    said = capfd.readouterr().err
+    assert "this is attempt 2 of n" in said
+    assert "if it is another run, give it another trainer.experiment_name" in said
+
+
 # ------------------------------------------------------------------------------ the end
 
 
