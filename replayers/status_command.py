@@ -1,74 +1,148 @@
-"""``eventlog status``: how far each target is with each run."""
+"""``eventlog status``: how far each target is with each run, and what the ledger tells."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from eventlog.catalog import find_all
+from eventlog.catalog import Found, Unreadable, find_all, resolve
 from eventlog.cli import output
-from eventlog.cli.commands import look_at, report_unreadable
-from eventlog.delivery import deliveries, state_folder
-from eventlog.errors import worst
+from eventlog.cli.commands import report_unreadable
+from eventlog.delivery import Delivery, state_folder
+from eventlog.errors import EventlogError, IntegrityError, UsageError, worst
+from eventlog.ledger import DELIVERY, MAPPING, QUARANTINE
+from replayers.prometheus import exposition
+from replayers.standing import Standing, cursors_of, standings
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, metavar="[PATH|RUN]...")
 @click.option("--run", "patterns", multiple=True, metavar="GLOB", help="Only these runs.")
 @click.option("--state", metavar="FOLDER", help="Where cursors and ledgers are kept.")
+@click.option("--ledger", "with_ledger", is_flag=True, help="Every delivery, mapping, quarantine.")
+@click.option("--prometheus", is_flag=True, help="Print the text format of Prometheus.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def status(
-    paths: tuple[str, ...], patterns: tuple[str, ...], state: str | None, as_json: bool
+    paths: tuple[str, ...],
+    patterns: tuple[str, ...],
+    state: str | None,
+    with_ledger: bool,
+    prometheus: bool,
+    as_json: bool,
 ) -> int:
     """Show how far each target is with each run. No network."""
-    found, bad = find_all(paths, patterns)
-    seen_runs, failed = look_at(found)
-    known: dict[tuple[str, str], list[Any]] = {}
-    for folder in sorted({state_folder(item.journal, state) for item in found}):
-        for cursor in deliveries(folder):
-            known.setdefault((cursor.project, cursor.run), []).append(cursor)
-    out = []
-    for item, seen in seen_runs:
-        for cursor in known.get((item.run.project, item.run.id), [None]):
-            acked = sum(cursor.mark(w).acked for w in seen.writers) if cursor else 0
-            steps = (
-                [m.step for m in cursor.writers.values() if m.step is not None] if cursor else []
-            )
-            out.append(
-                {
-                    **dataclasses.asdict(item.run),
-                    "state": seen.status,
-                    "events": sum(seen.ends.values()),
-                    "target": f"{cursor.kind}:{cursor.address}" if cursor else None,
-                    "acknowledged": acked,
-                    "behind": sum(seen.ends.values()) - acked,
-                    "last_step": max(steps, default=None),
-                    "quarantined": sum(map(len, cursor.quarantined.values())) if cursor else 0,
-                    "known_as": cursor.known_as if cursor else None,
-                    "synced": cursor.synced if cursor else None,
-                }
-            )
-    code = worst([report_unreadable(bad), *failed])
+    if prometheus and (as_json or with_ledger):
+        raise UsageError("--prometheus goes with neither --json nor --ledger")
+    found, bad = selected(paths, patterns)
+    if with_ledger:
+        return _ledger(found, bad, state, as_json=as_json)
+    known = cursors_of(found, state)
+    out: list[Standing] = []
+    codes = [report_unreadable(bad)]
+    for item in found:
+        try:
+            out += standings(item, known.get((item.run.project, item.run.id), []))
+        except (OSError, EventlogError) as error:
+            output.say(output.safe(f"{item.label}: {error}"))
+            codes.append(error.exit_code if isinstance(error, EventlogError) else 1)
+    for one in out:
+        for reason in one.unreadable:
+            output.say(output.safe(f"{one.project}/{one.name}: {reason}"))
+            codes.append(IntegrityError.exit_code)
     if as_json:
-        output.print_json(out)
-        return code
+        output.print_json([dataclasses.asdict(one) for one in out])
+    elif prometheus:
+        output.print_text(exposition(out).rstrip("\n"))
+    else:
+        _print(out)
+    return worst(codes)
+
+
+def selected(paths: Sequence[str], patterns: Sequence[str]) -> tuple[list[Found], list[Unreadable]]:
+    """Return the runs of paths, and those that are meant by name or by the start of their id."""
+    named = [text for text in paths if not os.path.exists(text) and os.sep not in text.rstrip("/")]
+    named += [t for t in paths if t not in named and not os.path.exists(t) and t.count("/") == 1]
+    folders = [resolve(text).folder for text in named]
+    return find_all([*(path for path in paths if path not in named), *folders], patterns)
+
+
+def _print(found: list[Standing]) -> None:
     rows = [
         [
-            r["id"][:16],
-            f"{r['project']}/{r['name']}",
-            r["state"],
-            r["target"] or "-",
-            r["events"],
-            r["acknowledged"],
-            r["behind"],
-            "-" if r["last_step"] is None else r["last_step"],
-            r["quarantined"],
-            output.when(r["synced"]),
+            one.id[:16],
+            f"{one.project}/{one.name}",
+            one.state,
+            one.target or "-",
+            one.events,
+            one.acknowledged,
+            one.behind,
+            "-" if one.last_step is None else one.last_step,
+            one.quarantined,
+            output.when(one.synced),
         ]
-        for r in out
+        for one in found
     ]
     names = ["ID", "RUN", "STATE", "TARGET", "EVENTS", "ACKED", "BEHIND", "STEP", "QUARANTINED"]
     output.print_table([*names, "LAST SYNC (UTC)"], rows)
+
+
+# ------------------------------------------------------------------------------ the ledger
+
+
+def _ledger(found: list[Found], bad: list[Unreadable], state: str | None, *, as_json: bool) -> int:
+    told: list[dict[str, Any]] = []
+    known = cursors_of(found, state)
+    for item in found:
+        for cursor in known.get((item.run.project, item.run.id), []):
+            delivery = Delivery(
+                state_folder(item.journal, state),
+                kind=cursor.kind,
+                address=cursor.address,
+                project=cursor.project,
+                run=cursor.run,
+            )
+            about = {**dataclasses.asdict(item.run), "target": f"{cursor.kind}:{cursor.address}"}
+            told += [{**about, **output.plain(entry)} for entry in delivery.ledger()]
+    code = report_unreadable(bad)
+    if as_json:
+        output.print_json(told)
+        return code
+    rows = [
+        [
+            output.when(entry["time"]),
+            f"{entry['project']}/{entry['name']}",
+            entry["target"],
+            entry["kind"],
+            entry.get("writer", ""),
+            _events(entry),
+            _detail(entry),
+        ]
+        for entry in told
+    ]
+    names = ["TIME (UTC)", "RUN", "TARGET", "KIND", "WRITER", "EVENTS", "WHAT"]
+    output.print_table(names, rows)
     return code
+
+
+def _events(entry: dict[str, Any]) -> str:
+    if "seqs" in entry:
+        return output.short(", ".join(map(str, entry["seqs"])), 30)
+    first, last = (entry.get(f"{e}_seq", entry.get(e)) for e in ("first", "last"))
+    return "" if first is None else str(first) if first == last else f"{first}-{last}"
+
+
+def _detail(entry: dict[str, Any]) -> str:
+    kind = entry["kind"]
+    if kind == DELIVERY:
+        return f"{entry.get('events')} events, {entry.get('points')} points, {entry.get('how')}"
+    if kind == MAPPING:
+        text = f"{entry.get('rule')}: {entry.get('key') or 'all keys'}, {entry.get('count')} times"
+        return output.short(f"{text} {entry.get('detail', '')}".strip(), 80)
+    if kind == QUARANTINE:
+        return output.short(str(entry.get("reason", "")), 80)
+    leave = ("id", "project", "name", "target", "time", "kind", "writer", "first", "last", "format")
+    return output.short(", ".join(f"{k}={v}" for k, v in entry.items() if k not in leave), 80)
