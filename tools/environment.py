@@ -61,17 +61,17 @@ def _make(python: Path) -> None:
     print(f"making the virtual environment {FOLDER} (some minutes, once)", file=sys.stderr)
     begun = time.monotonic()
     shutil.rmtree(FOLDER, ignore_errors=True)
-    _run([sys.executable, "-m", "venv", str(FOLDER)])
+    run([sys.executable, "-m", "venv", str(FOLDER)])
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, "--require-hashes", "--requirement", str(LOCK)])
-    _run([*pip, "--no-deps", "--no-build-isolation", "--editable", str(TOP)])
+    run([*pip, "--require-hashes", "--requirement", str(LOCK)])
+    run([*pip, "--no-deps", "--no-build-isolation", "--editable", str(TOP)])
     folder = ["--target", str(FOLDER / "verl-source"), "--no-deps", "--ignore-requires-python"]
-    _run([*pip, *folder, "--require-hashes", "--requirement", str(VERL_LOCK)])
+    run([*pip, *folder, "--require-hashes", "--requirement", str(VERL_LOCK)])
     (FOLDER / "made-from").write_text(_wanted())
     print(f"made in {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
 
-def _run(command: list[str]) -> None:
+def run(command: list[str]) -> None:
     """Run a command and be silent about it unless it fails."""
     done = subprocess.run(
         command,

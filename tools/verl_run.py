@@ -8,20 +8,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+from environment import run
+
 TOP = Path(__file__).resolve().parent.parent
 FOLDER = TOP / ".venv-verl"
 LOCKS = [TOP / "tools" / f"requirements-{name}.lock" for name in ("verl", "verl-source")]
 TORCH = "torch==2.13.0"
+#: One process each: in the first, verl is a stand-in around one file of it.
 TESTS = ["tests/integrations", "tests/integrations/verl_package.py"]
 
 
 def main(arguments: list[str]) -> int:
     """Make the environment if need be, and run what is asked for."""
-    python = environment()
-    command = ["-m", "pytest", *(arguments or TESTS)]
+    python = str(environment())
     if arguments[:1] == ["bench"]:
-        command = [str(TOP / "tools" / "verl_bench.py"), *arguments[1:]]
-    return subprocess.run([str(python), *command], cwd=TOP, check=False).returncode
+        commands = [[str(TOP / "tools" / "verl_bench.py"), *arguments[1:]]]
+    elif arguments:
+        commands = [["-m", "pytest", *arguments]]
+    else:
+        commands = [["-m", "pytest", "--long", tests] for tests in TESTS]
+    codes = [subprocess.run([python, *c], cwd=TOP, check=False).returncode for c in commands]
+    return next((code for code in codes if code), 0)
 
 
 def interpreter() -> str:
@@ -48,12 +55,11 @@ def environment() -> Path:
         return python
     print(f"making the virtual environment {FOLDER} (some minutes, once)", file=sys.stderr)
     shutil.rmtree(FOLDER, ignore_errors=True)
-    subprocess.run([base, "-m", "venv", str(FOLDER)], check=True)
+    run([base, "-m", "venv", str(FOLDER)])
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for lock in LOCKS:
-        command = [*pip, "--no-deps", "--require-hashes", "--requirement", str(lock)]
-        subprocess.run(command, check=True)
-    subprocess.run([*pip, TORCH], check=True)
-    subprocess.run([*pip, "--no-deps", "--no-build-isolation", "-e", str(TOP)], check=True)
+        run([*pip, "--no-deps", "--require-hashes", "--requirement", str(lock)])
+    run([*pip, TORCH])
+    run([*pip, "--no-deps", "--no-build-isolation", "--editable", str(TOP)])
     stamp.write_text(wanted)
     return python

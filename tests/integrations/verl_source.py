@@ -23,6 +23,9 @@ def find() -> Path | None:
     told = Path(os.environ.get("VERL_SOURCE", beside))
     if (told / "utils" / "tracking.py").exists():
         return told
+    loaded = sys.modules.get("verl")
+    if loaded is not None:
+        return Path(loaded.__path__[0])
     spec = importlib.util.find_spec("verl")
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
