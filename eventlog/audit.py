@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from eventlog import blobs
@@ -13,8 +14,9 @@ from eventlog.event import STATE
 from eventlog.files import LOCAL, Store
 from eventlog.forks import forks
 from eventlog.frame import HEAD, PREFIX, first_seq, read_head
-from eventlog.layout import SEALED, is_blob
+from eventlog.layout import SEALED, SegmentName, is_blob, segment_name
 from eventlog.reader import WriterReader, listing, may_hold_events
+from eventlog.restored import Contradiction
 from eventlog.sealed import Lost, SealedFile, check_sealed
 from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader
 from eventlog.value import loads
@@ -22,10 +24,11 @@ from eventlog.value import loads
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Verdicts of a run, the worst first; the first three are failures.
-CORRUPT, MISSING, FORK = "corrupt", "missing", "fork"
+#: Verdicts of a run, the worst first; the first five are failures.
+CORRUPT, MISSING, GAP, FORK, RESTORED = "corrupt", "missing", "gap", "fork", "restored"
 SALVAGED, OK = "salvaged", "ok"
-FAILURES = (CORRUPT, MISSING, FORK)
+FAILURES = (CORRUPT, MISSING, GAP, FORK, RESTORED)
+VERDICTS = (*FAILURES, TORN, SALVAGED, OK)
 
 #: What a disk writes whole or not at all, in bytes.
 _SECTOR = 512
@@ -37,7 +40,11 @@ _LOOKED_AT = 4 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class FileReport:
-    """One file: its verdict, and the events it holds (`first` to `last`, -1 if none)."""
+    """One file: its verdict, and the events it holds (`first` to `last`, -1 if none).
+
+    `offset` is where the good bytes of a segment end; `segments` are the numbers of the segments
+    that it is, or was made of.
+    """
 
     name: str
     verdict: str
@@ -48,6 +55,8 @@ class FileReport:
     durable: int = 0
     detail: str = ""
     lost: tuple[Lost, ...] = ()
+    offset: int = -1
+    segments: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +69,8 @@ class WriterReport:
         How many were read.
     verdict:
         ``ok``, ``torn`` (an unacknowledged tail, no failure), ``salvaged`` (what is missing was
-        recorded as lost by a salvage, no failure), ``corrupt``, ``missing``, ``fork``.
+        recorded as lost by a salvage, no failure), ``corrupt``, ``missing`` (a segment that
+        no file is or was made of), ``gap`` (a seq that none of the files holds), ``fork``.
     declared:
         How many events its writer said it has when it finished; None if it never said.
     named:
@@ -117,12 +127,22 @@ def verify(folder: str, store: Store = LOCAL) -> RunReport:
         for seq, problem, could_be_lost in _blobs(folder, one.writer, store):
             problems.append(problem)
             words.append(TORN if could_be_lost and seq >= durable else MISSING)
-    verdict = next((v for v in (*FAILURES, TORN, SALVAGED) if v in words), OK)
+    verdict = next((v for v in VERDICTS if v in words), OK)
     declared = [w for w in writers if w.declared is not None]
     complete = "complete" if all(w.complete for w in declared) else "incomplete"
     if not writers or len(declared) < len(writers):
         complete = "unknown" if complete == "complete" else complete
     return RunReport(folder, verdict, complete, tuple(writers), tuple(problems))
+
+
+def held_against(report: RunReport, found: Iterable[Contradiction]) -> RunReport:
+    """Return a report with what cursors contradict."""
+    for one in found:
+        words = (report.verdict, RESTORED if one.failure else TORN)
+        verdict = next(v for v in VERDICTS if v in words)
+        problems = (*report.problems, one.text)
+        report = dataclasses.replace(report, verdict=verdict, problems=problems)
+    return report
 
 
 def _writer(folder: str, writer: str, store: Store) -> WriterReport:
@@ -163,7 +183,14 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
             f.verdict == FOREIGN or (f.verdict in (TORN, DAMAGED) and f.last + 1 == gap.first)
             for f in files
         )
-        verdict = CORRUPT if bad or verdict == CORRUPT else MISSING
+        absent = _absent(files)
+        if bad or verdict == CORRUPT:
+            verdict = CORRUPT
+        elif absent:
+            problems.append(f"{', '.join(absent)}: no such file, and none that was made of it")
+            verdict = MISSING
+        else:
+            verdict = GAP
     for file in files:
         if file.verdict == FOREIGN and _has_grown(folder, file, writer, store):
             continue
@@ -196,6 +223,14 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
     return WriterReport(
         writer, events, rows, verdict, declared, files, tuple(problems), tuple(sorted(named))
     )
+
+
+def _absent(files: tuple[FileReport, ...]) -> list[str]:
+    """Return the first segments of a writer that no file is, or was made of."""
+    there = {number for file in files for number in file.segments}
+    writer = next((file.name.rpartition("/")[2].partition("-")[0] for file in files), "")
+    wanted = (number for number in range(max(there, default=0)) if number not in there)
+    return [str(SegmentName(writer, number)) for number in itertools.islice(wanted, 5)]
 
 
 def _has_grown(folder: str, file: FileReport, writer: str, store: Store) -> bool:
@@ -255,10 +290,17 @@ def _files(folder: str, writer: str, store: Store) -> tuple[FileReport, ...]:
             check_sealed(path, store)
             with SealedFile(path, store) as opened:
                 durable = max((part.durable for part in opened.segments), default=0)
-                lost = tuple(opened.lost)
-            out.append(
-                FileReport(label, "sealed", file.first, file.last, size, 0, durable, lost=lost)
-            )
+                report = FileReport(
+                    label,
+                    "sealed",
+                    file.first,
+                    file.last,
+                    size,
+                    durable=durable,
+                    lost=tuple(opened.lost),
+                    segments=tuple(sorted({part.header.segment for part in opened.segments})),
+                )
+            out.append(report)
         except FileNotFoundError:
             continue
         except (FormatError, OSError) as error:
@@ -289,11 +331,15 @@ def _segment(path: str, writer: str, store: Store) -> FileReport | None:
                 verdict.lost_bytes,
                 verdict.durable,
                 verdict.detail,
+                offset=verdict.offset,
+                segments=(segment.header.segment,),
             )
     except FileNotFoundError:  # sealed in this moment
         return None
     except (FormatError, OSError) as error:
-        return FileReport(name, FOREIGN, -1, -1, size, detail=str(error))
+        known = segment_name(name)
+        numbers = () if known is None else (known.number,)
+        return FileReport(name, FOREIGN, -1, -1, size, detail=str(error), segments=numbers)
 
 
 def _declared(table: pa.Table) -> Iterator[dict[str, int | None]]:

@@ -25,6 +25,7 @@ EVENTLOG = [
     {"seal", "forks", "views", "glance", "resume", "catalog"},
     {"ledger"},
     {"delivery"},
+    {"restored"},
     {"audit", "series", "compact", "salvage"},
     {"run"},
     {"start"},

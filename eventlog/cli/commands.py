@@ -12,12 +12,13 @@ from eventlog import audit
 from eventlog.attempts import attempts
 from eventlog.catalog import Found, Unreadable, find_all, resolve
 from eventlog.cli import output
-from eventlog.delivery import deliveries_of, state_folder
+from eventlog.delivery import deliveries, deliveries_of, state_folder
 from eventlog.errors import EventlogError, IntegrityError, worst
 from eventlog.event import CONFIG, DEFINITION, METRIC, NOTE, SUMMARY, TAG, Event, Row
 from eventlog.frame import to_events
 from eventlog.glance import Glance, glance
 from eventlog.reader import WriterReader, headers
+from eventlog.restored import contradictions
 from eventlog.seal import seal as seal_run
 from eventlog.value import Stored
 from eventlog.views import NAMES, Effective, open_view
@@ -302,13 +303,20 @@ def seal(paths: tuple[str, ...], patterns: tuple[str, ...], abandoned: bool, as_
     type=click.Choice(["complete"]),
     help="Fail unless every writer declared how many events it has, and has them.",
 )
+@click.option("--state", metavar="PATH", help="Where cursors are (EVENTLOG_STATE).")
 @json_option
 def verify(
-    paths: tuple[str, ...], patterns: tuple[str, ...], require: str | None, as_json: bool
+    paths: tuple[str, ...],
+    patterns: tuple[str, ...],
+    require: str | None,
+    state: str | None,
+    as_json: bool,
 ) -> int:
-    """Read every byte of runs: checksums, gaps, forks, blobs. Exit 4 if something is wrong.
+    """Read every byte of runs: checksums, gaps, forks, blobs; hold them against the cursors.
 
-    A torn tail, or a run that has not ended, is no failure: what was acknowledged is there.
+    Exit 4 for the verdicts corrupt, missing, fork (one position, two contents) and restored (an
+    older journal than was delivered, or a changed one). No failures: ok, torn (the end of it was
+    never acknowledged), salvaged (what is missing is recorded as lost), a run that has not ended.
     """
     found, bad = find_all(paths, patterns)
     reports = []
@@ -317,7 +325,10 @@ def verify(
         for i, item in enumerate(found):
             bar(i, len(found))
             try:
-                reports.append((item, audit.verify(item.folder)))
+                report = audit.verify(item.folder)
+                cursors = deliveries(state_folder(item.journal, state))
+                found_out = contradictions(item.folder, item.run.id, item.run.project, cursors)
+                reports.append((item, audit.held_against(report, found_out)))
             except (OSError, EventlogError) as error:
                 output.say(output.safe(f"{item.label}: {error}"))
                 failed.append(error.exit_code if isinstance(error, EventlogError) else 1)
