@@ -26,6 +26,7 @@ from eventlog.event import METRIC
 from eventlog.files import LOCAL
 from eventlog.layout import run_folder
 from eventlog.reader import WriterReader, listing
+from eventlog.salvage import salvage
 from eventlog.seal import seal
 
 #: What fails: an error number of the system's, or no memory.
@@ -272,6 +273,41 @@ def compacting_survives(journal: str, faults: Faults, level: str) -> list[str]:
     return broken
 
 
+def salvaging_survives(journal: str, faults: Faults, level: str) -> list[str]:
+    """Salvage never touches the old journal, and brings all of it over when nothing fails."""
+    broken: list[str] = []
+    old, new = os.path.join(journal, "old"), os.path.join(journal, "new")
+    begun(old, "os")._writer.close()
+    if level == "sealed":
+        seal(run_folder(old, "p", "r"))
+    before = _content(old)
+    with faults.under():
+        try:
+            salvage(run_folder(old, "p", "r"), run_folder(new, "p", "r"))
+        except (OSError, EventlogError, MemoryError):
+            pass
+        except Exception as error:
+            broken.append(f"salvage raised {error!r}")
+    if os.path.isdir(run_folder(new, "p", "r")) and not faults.came() and not logged(new):
+        broken.append("nothing was brought over")
+    salvage(run_folder(old, "p", "r"), run_folder(new, "p", "r"))
+    if logged(new) != list(range(EVENTS)):
+        broken.append(f"found {logged(new)}")
+    judged(new, broken)
+    if _content(old) != before:
+        broken.append("the old journal was changed")
+    return broken
+
+
+def _content(top: str) -> dict[str, bytes]:
+    found = {}
+    for folder, _folders, names in os.walk(top):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                found[file.name] = file.read()
+    return found
+
+
 def verifying_survives(journal: str, faults: Faults, level: str) -> list[str]:
     """`verify` says what it could not read; it never takes a part for the whole."""
     broken: list[str] = []
@@ -321,6 +357,7 @@ SCENES: dict[str, tuple[Callable[[str, Faults, str], list[str]], tuple[str, ...]
     "init again": (continuing_survives, ("group", "memory")),
     "seal": (sealing_survives, ("live",)),
     "compact": (compacting_survives, ("sealed",)),
+    "salvage": (salvaging_survives, ("live", "sealed")),
     "verify": (verifying_survives, ("live", "sealed")),
     "read": (reading_survives, ("live", "sealed")),
 }

@@ -198,8 +198,11 @@ class Play:
         plan, rng = self.plan, self.rng
         draw = rng.random()
         if draw < plan.commits:
-            with contextlib.suppress(JournalError):
+            try:
                 one.commit()
+            except JournalError:
+                if not plan.fault:
+                    raise
         elif draw < plan.commits + plan.seals:
             self._seal()
         elif draw < plan.commits + plan.seals + plan.blobs:

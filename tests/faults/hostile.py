@@ -33,11 +33,12 @@ import pyarrow.parquet as pq
 
 from eventlog import attempts, blobs, delivery, glance, reader, runfile, segment, value, views
 from eventlog import frame as frames
-from eventlog.audit import verify
+from eventlog.audit import FAILURES, verify
 from eventlog.compact import compact
 from eventlog.errors import EventlogError, FormatError
 from eventlog.event import digest
 from eventlog.reader import WriterReader
+from eventlog.salvage import salvage
 from eventlog.seal import seal
 from eventlog.sealed import check_sealed
 from eventlog.table import Table
@@ -287,6 +288,23 @@ def read_compacting(data: bytes) -> None:
         assert _events(top) == before
 
 
+def read_salvaging(data: bytes) -> None:
+    """Salvage a hostile run: what was read of the old one is in the new, which is whole."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as top:
+        old, new = os.path.join(top, "old"), os.path.join(top, "new")
+        os.makedirs(os.path.join(old, "sealed"))
+        for name, content in unpack(data).items():
+            Path(old, name).write_bytes(content)
+        try:
+            salvage(old, new)
+        except EventlogError:
+            return
+        assert verify(new).verdict not in FAILURES
+        there = _events(new)
+        for writer, events in _events(old).items():
+            assert set(events) <= set(there.get(writer, []))
+
+
 def _events(folder: str) -> dict[str, list[int]]:
     out: dict[str, list[int]] = {}
     for writer in reader.listing(folder).writers:
@@ -419,6 +437,7 @@ SURFACES: dict[str, Surface] = {
     "sealed": Surface(_sealed_files, read_sealed, mend_sealed),
     "sealing": Surface(lambda: _runs()[:2], read_sealing, mend_run),
     "compacting": Surface(_small_files, read_compacting, mend_run),
+    "salvaging": Surface(lambda: _runs() + _small_files(), read_salvaging, mend_run),
     "cursor": Surface(_cursors, lambda data: read_cursor(mend_cursor(data))),
     "ledger": Surface(_ledgers, read_ledger, mend_segment),
     "run-file": Surface(lambda: [runfile.RunFile("run-1", "p", "n").to_bytes()], read_run_file),

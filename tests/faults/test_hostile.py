@@ -21,7 +21,15 @@ from tests.helpers import header, put, run_in, segment_bytes, series
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Inputs of a surface in every test run, as many as fit into about a second.
-COUNTS = {"run": 40, "sealing": 25, "compacting": 25, "sealed": 300, "segment": 500, "ledger": 200}
+COUNTS = {
+    "run": 40,
+    "sealing": 25,
+    "compacting": 25,
+    "salvaging": 25,
+    "sealed": 300,
+    "segment": 500,
+    "ledger": 200,
+}
 IN_BOUNDS = "import sys\nfrom tests.faults import hostile\nhostile.slice_of({!r}, 1, {})"
 
 
