@@ -12,7 +12,7 @@ from eventlog import audit
 from eventlog.attempts import attempts
 from eventlog.catalog import Found, Unreadable, find_all, resolve
 from eventlog.cli import output
-from eventlog.delivery import deliveries, deliveries_of, state_folder
+from eventlog.delivery import deliveries_of, state_folder
 from eventlog.errors import EventlogError, IntegrityError, worst
 from eventlog.event import CONFIG, DEFINITION, METRIC, NOTE, SUMMARY, TAG, Event, Row
 from eventlog.frame import to_events
@@ -326,7 +326,8 @@ def verify(
             bar(i, len(found))
             try:
                 report = audit.verify(item.folder)
-                cursors = deliveries(state_folder(item.journal, state))
+                where = state_folder(item.journal, state)
+                cursors = deliveries_of(where, item.run.project, item.run.id)
                 found_out = contradictions(item.folder, item.run.id, item.run.project, cursors)
                 reports.append((item, audit.held_against(report, found_out)))
             except (OSError, EventlogError) as error:
