@@ -67,6 +67,8 @@ class Chain:
         self._writer = writer
         self._identity = identity
         self._options = options
+        self._buffers = options.durability == "memory"
+        self._remembers = options.durability != "os"
         self._files = files
         self._warn = warn
         self._number = 0
@@ -172,7 +174,7 @@ class Chain:
         OSError
             If neither takes it: the event has no seq.
         """
-        if self._options.durability == "memory":
+        if self._buffers:
             self._put_buffer(segment, frame)
             return
         try:
@@ -192,7 +194,7 @@ class Chain:
 
     def _written(self, seq: int, frame: bytes) -> None:
         self.seq = seq + 1
-        if self._options.durability != "os" and (not self._tail or self._tail[-1][0] <= seq):
+        if self._remembers and (not self._tail or self._tail[-1][0] <= seq):
             self._remember(self.seq, frame)
 
     def _remember(self, end: int, frame: bytes) -> None:

@@ -95,6 +95,7 @@ class Writer:
         self._identity = dict(identity)
         self._files = files
         self._warn = warn
+        self._commits = self.options.commits
         self._shapes = Shapes()
         self._reset(random_writer(), None)
         Header(run, self.name, 0, 0, self._identity).to_bytes()  # too long a name is found here
@@ -209,7 +210,8 @@ class Writer:
         self._inside = True
         chain = self._chain
         try:
-            self._must_be_open()
+            if self._closed:
+                self._must_be_open()
             segment = chain.open()
             self._put(segment, segment.encoder.numbers(shape, chain.seq, now, step, values))
             return chain.seq - 1
@@ -297,7 +299,7 @@ class Writer:
         chain.put(segment, frame)
         if chain.error is not None and not self._backlog and self.options.durability != "memory":
             chain.error = None
-        if self.options.commits:
+        if self._commits:
             if not self._armed:
                 self._arm()
             if chain.tail_bytes > GROUP_BYTES and clock.monotonic() >= self._commit.after:
