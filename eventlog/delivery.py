@@ -191,8 +191,11 @@ class Delivery:
     def prepare(self) -> None:
         """Create the folder, readable by its owner only: it holds addresses."""
         if not os.path.isdir(self.folder):
+            target = os.path.dirname(os.path.dirname(self.folder))
+            new = not os.path.isdir(target)
             self.files.make_folder(self.folder)
-            os.chmod(self.folder, 0o700)
+            for path in (self.folder, *([target] if new else [])):
+                os.chmod(path, 0o700)
 
     # ---------------------------------------------------------------- ledger
 

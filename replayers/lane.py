@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from eventlog.errors import AuthenticationError, EventlogError, UsageError
 from replayers.lease import PERIOD, Held, Lost
@@ -357,6 +358,12 @@ class _Shared:
         self._lock = threading.Lock()
         self.image = plain.image
         self.close = plain.close
+
+    def __getattr__(self, name: str) -> Any:
+        """What a target may have beside the protocol (``changes``, ``omits``)."""
+        if name == "plain":  # not made yet
+            raise AttributeError(name)
+        return getattr(self.plain, name)
 
     def open(self, run: object) -> Session:
         with self._lock:

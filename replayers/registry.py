@@ -118,6 +118,24 @@ def _section(name: str, places: list[str]) -> dict[str, Any] | None:
     return None
 
 
+def configured(places: Sequence[str]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return name, file and section of every target that ``eventlog.toml`` names, as it would be
+    found from here.
+
+    Raises
+    ------
+    UsageError
+        If a file cannot be read.
+    """
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for place in [os.getcwd(), _user_folder(), *places]:
+        path = os.path.join(os.path.abspath(place), CONFIG_FILE)
+        for name, section in _sections(path).items():
+            if isinstance(section, dict):
+                found.setdefault(name, (path, section))
+    return [(name, path, section) for name, (path, section) in sorted(found.items())]
+
+
 def _sections(path: str) -> dict[str, Any]:
     if not os.path.exists(path):
         return {}

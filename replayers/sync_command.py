@@ -13,6 +13,7 @@ from eventlog.cli.commands import report_unreadable
 from eventlog.errors import UsageError
 from replayers.changes import Changes
 from replayers.lane import Lane, work
+from replayers.plan_report import show_plans
 from replayers.replay import BATCH_ROWS, Settings
 from replayers.sending import check_elsewhere, lanes_to, seal_quietly, stream_of
 from replayers.stream import Stream
@@ -105,6 +106,7 @@ JOBS, JOBS_LIVE = 1, 4
     is_flag=True,
     help="Send again the events that a target refused for good.",
 )
+@click.option("--dry-run", is_flag=True, help="Show what would be sent; contact no target.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON report.")
 def sync(
     paths: tuple[str, ...],
@@ -123,13 +125,14 @@ def sync(
     drain: float | None,
     repair: bool,
     retry_quarantined: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> int:
     """Bring runs into backends, exactly once. Runs and targets that fail hold up no others."""
     if until_finished and not watch:
         raise UsageError("--until-finished goes with --watch")
-    if watch and (repair or retry_quarantined):
-        raise UsageError("--repair and --retry-quarantined do not go with --watch")
+    if watch and (repair or retry_quarantined or dry_run):
+        raise UsageError("--repair, --retry-quarantined and --dry-run do not go with --watch")
     settings = Settings(
         view=view,
         batch_rows=batch,
@@ -166,6 +169,8 @@ def sync(
         places = sorted({item.journal for item in found})
         lanes = lanes_to(specs, lambda: found, places, stop, jobs=jobs or JOBS, rate=rate)
         report_unreadable(bad)
+        if dry_run:
+            return show_plans(found, lanes, bad, state, settings, as_json=as_json)
         for item in found:
             seal_quietly(item, lanes, state)
         _send(
