@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import eventlog
+from tests import warm
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -26,14 +27,10 @@ def cli(tmp_path: Path) -> Cli:
 
     def call(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("EVENTLOG_", "MLFLOW"))}
-        return subprocess.run(
-            [sys.executable, "-m", "eventlog.cli.main", *map(str, arguments)],
-            capture_output=True,
-            text=True,
+        return warm.run(
+            [*map(str, arguments)],
             cwd=tmp_path / "cwd",
             env={**environ, "XDG_CONFIG_HOME": str(tmp_path / "config"), **variables},
-            timeout=120,
-            check=False,
         )
 
     return call

@@ -7,12 +7,10 @@ with ``--long``, five in a slice.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import random
-import select
 import signal
 import struct
 import subprocess
@@ -26,6 +24,7 @@ from typing import Any, Protocol
 import pytest
 
 import eventlog
+from tests import warm
 from tests.targets.mlflow_server import MlflowServer, make_database
 
 pytestmark = pytest.mark.apart
@@ -74,7 +73,7 @@ class Process(Protocol):
 
     def poll(self) -> int | None: ...
 
-    def send_signal(self, number: int) -> None: ...
+    def send_signal(self, number: int, /) -> None: ...
 
     def wait(self) -> int: ...
 
@@ -84,80 +83,16 @@ def arguments(journal: Path, spec: str, state: Path) -> list[str]:
     return ["sync", str(journal), "--to", spec, "--state", str(state), "--batch", "180", "--json"]
 
 
-def sync(journal: Path, spec: str, state: Path) -> subprocess.Popen[str]:
+def cold(journal: Path, spec: str, state: Path) -> Process:
     """Start a sync as a user would."""
     command = [sys.executable, "-m", "eventlog.cli.main", *arguments(journal, spec, state)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-class Warm:
-    """Starts syncs as forks of a process that has imported MLflow, which takes seconds."""
-
-    CODE = """
-import json, os, sys
-import mlflow.store.tracking.sqlalchemy_store
-from eventlog.cli.main import run
-import replayers.commands, replayers.to_mlflow
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os._exit(run(json.loads(line)))
-    os.write(1, b"%d\\n" % child)
-    os.write(1, b"%d\\n" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-    def __init__(self) -> None:
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", self.CODE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-        )
-
-    def start(self, journal: Path, spec: str, state: Path) -> Forked:
-        assert self._server.stdin is not None
-        line = json.dumps(arguments(journal, spec, state)) + "\n"
-        self._server.stdin.write(line.encode())
-        return Forked(self, int(self.read()))
-
-    def read(self) -> bytes:
-        assert self._server.stdout is not None
-        line = self._server.stdout.readline()
-        assert line, "the process that forks has died"
-        return line
-
-    def has_line(self) -> bool:
-        assert self._server.stdout is not None
-        return bool(select.select([self._server.stdout], [], [], 0)[0])
-
-    def close(self) -> None:
-        self._server.kill()
-        self._server.communicate()
-
-
-class Forked:
-    """One sync that a `Warm` has started."""
-
-    def __init__(self, warm: Warm, pid: int) -> None:
-        self._warm = warm
-        self._pid = pid
-        self._code: int | None = None
-
-    def poll(self) -> int | None:
-        if self._code is None and self._warm.has_line():
-            self._code = int(self._warm.read())
-        return self._code
-
-    def send_signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, number)
-
-    def wait(self) -> int:
-        if self._code is None:
-            self._code = int(self._warm.read())
-        return self._code
+def sync(journal: Path, spec: str, state: Path) -> warm.Process:
+    """Start one that has imported what it needs: MLflow takes seconds."""
+    imports = warm.MLFLOW if spec.startswith("mlflow:") else ""
+    return warm.start(arguments(journal, spec, state), imports=imports)
 
 
 def changed(state: Path, before: float, process: Process) -> float:
@@ -176,27 +111,23 @@ def changed(state: Path, before: float, process: Process) -> float:
 def kill_at_random(journal: Path, spec: str, state: Path, seed: str, kills: int) -> None:
     """Kill syncs: most right after a mark was made, some at any time of their lives."""
     chance = random.Random(seed)
-    warm = Warm() if seed == "mlflow" else None
     for kill in range(kills):
         before = max((p.stat().st_mtime for p in state.rglob("cursor.json")), default=0.0)
-        cold = warm is None or kill % 5 == 0
-        process: Process = (sync if cold or warm is None else warm.start)(journal, spec, state)
+        process = (sync if kill % 5 else cold)(journal, spec, state)
         if kill % 4:
             changed(state, before, process)
             time.sleep(chance.uniform(0, 0.12))
         else:
-            time.sleep(chance.uniform(0.3, 2.5) if cold else chance.uniform(0, 0.4))
+            time.sleep(chance.uniform(0, 0.4) if kill % 5 else chance.uniform(0.3, 2.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    if warm is not None:
-        warm.close()
 
 
 def finish(journal: Path, spec: str, state: Path) -> list[dict[str, Any]]:
     """Sync to the end, twice; return the second report."""
     for _ in range(2):
         process = sync(journal, spec, state)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
     report: list[dict[str, Any]] = json.loads(out)
     return report

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,7 @@ from replayers.wandb_values import (
     seconds,
     tag_name,
 )
+from tests import warm
 from tests.targets.wandb_loopback import (
     KEY,
     WandbClient,
@@ -67,9 +69,9 @@ def begin(folder: Path, name: str = "run", **more: Any) -> eventlog.Run:
     return eventlog.init(project="lab-tests", name=name, dir=str(folder / "journal"), **more)
 
 
-def command(server: WandbLoopback, folder: Path) -> list[str]:
-    sync = [sys.executable, "-m", "eventlog.cli.main", "sync", str(folder / "journal")]
-    return [*sync, "--to", f"wandb:{server.url}", "--state", str(folder / "state")]
+def arguments(server: WandbLoopback, folder: Path) -> list[str]:
+    places = ["--to", f"wandb:{server.url}", "--state", str(folder / "state")]
+    return ["sync", str(folder / "journal"), *places]
 
 
 def environment(server: WandbLoopback, folder: Path, **more: str) -> dict[str, str]:
@@ -78,9 +80,7 @@ def environment(server: WandbLoopback, folder: Path, **more: str) -> dict[str, s
 
 def sync(server: WandbLoopback, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in environment(server, folder, **more).items() if v}
-    return subprocess.run(
-        command(server, folder), env=env, capture_output=True, text=True, timeout=120
-    )
+    return warm.run(arguments(server, folder), env=env)
 
 
 def synced(server: WandbLoopback, folder: Path, **more: str) -> None:
@@ -178,12 +178,7 @@ def wait_for(happened: Callable[[], object], what: str, limit: float = 60.0) -> 
 
 def kill_when(happened: Callable[[], object], server: WandbLoopback, folder: Path) -> None:
     """Sync, and SIGKILL it as soon as something has happened; its child must die with it."""
-    process = subprocess.Popen(
-        command(server, folder),
-        env=environment(server, folder),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = warm.start(arguments(server, folder), env=environment(server, folder))
     wait_for(lambda: happened() or process.poll() is not None, "nothing happened")
     assert process.poll() is None, "the sync ended before it could be killed"
     group = group_of_child(process.pid)
@@ -574,7 +569,7 @@ def test_a_child_that_dies_costs_nothing_but_time(
         run.log(row(step), step=step)
     run.finish()
     found, target, session = opened(wandb_loopback, tmp_path, monkeypatch)
-    (batch,) = batches(found)
+    batch = with_writer(pa.concat_tables(batches(found)), *headers(found.folder))
     session.send(batch)
     group = session._child.pid
     assert group
