@@ -9,6 +9,8 @@ from bench_parts.figures import Bar, Found, Table
 from eventlog.cli.output import print_table, print_text
 
 WIDTH = 100
+#: From this share of the CPU time of others on, figures are marked as those of a busy machine.
+BUSY = 0.1
 BARS = ("what", "bar", "median (least to most)", "met")
 _ABOUT = """\
 # Results of `tools/bench`
@@ -33,9 +35,16 @@ def show(found: Found) -> None:
 
 
 def load_of(found: Sequence[Found]) -> str:
-    """Return one sentence on what else the machine did."""
-    shares = [f"{one.name} {one.other_load:.0%}" for one in found if one.other_load is not None]
-    return f"CPU time of the machine that other processes used meanwhile: {', '.join(shares)}."
+    """Return what else the machine did, and what that means for the figures."""
+    shares = [(one.name, one.other_load) for one in found if one.other_load is not None]
+    told = ", ".join(f"{name} {share:.0%}" for name, share in shares)
+    text = f"CPU time of the machine that other processes used meanwhile: {told}."
+    if any(share > BUSY for _name, share in shares):
+        text += (
+            " The machine was busy: times by the clock are longer than on a quiet one, CPU times "
+            "somewhat; ratios suffer least."
+        )
+    return text
 
 
 def markdown(found: Sequence[Found], machine: Sequence[str], when: str) -> str:

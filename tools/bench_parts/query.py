@@ -27,7 +27,12 @@ def measure(rounds: int, scale: float) -> Found:
     bars = [bar for one, _rows, _note in found for bar in one]
     rows = [row for _bars, some, _note in found for row in some]
     note = f"{count:,} steps; in the page cache; {'; '.join(note for _bars, _rows, note in found)}"
-    table = Table("One metric of one run", ["metrics of the run", "way", "ms"], rows, note)
+    table = Table(
+        "One metric of one run",
+        ["metrics of the run", "way", "ms", "CPU ms, all threads"],
+        rows,
+        note,
+    )
     return Found("query", bars, [table])
 
 
@@ -44,18 +49,23 @@ def _run(metrics: int, count: int, rounds: int) -> tuple[list[Bar], list[list[An
     found: dict[str, list[float]] = {name: [] for name in ways}
     for name, ask in ways.items():
         assert ask(folder, paths).num_rows == count, name  # once unmeasured: what is loaded late
+    cpu: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, ask in ways.items():
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             ask(folder, paths)
             found[name].append((time.perf_counter() - start) * 1e3)
+            cpu[name].append((time.process_time() - used) * 1e3)
     what = f"one of {metrics} metrics, {count:,} steps"
     bars = [
         Bar(f"{what}, DuckDB, ms", 60, Spread.of(found[DUCKDB]), ""),
         Bar(f"{what}, our reader, ms", 1000, Spread.of(found[OURS]), ""),
     ]
-    rows: list[list[Any]] = [[metrics, name, Spread.of(ms).text()] for name, ms in found.items()]
-    rows.append([metrics, "our reader / DuckDB", figures.ratios(found[OURS], found[DUCKDB]).text()])
+    rows: list[list[Any]] = [
+        [metrics, name, Spread.of(found[name]).text(), Spread.of(cpu[name]).text()] for name in ways
+    ]
+    ratios = [figures.ratios(of[OURS], of[DUCKDB]).text() for of in (found, cpu)]
+    rows.append([metrics, "our reader / DuckDB", *ratios])
     size = sum(map(os.path.getsize, paths)) / 1e6
     shutil.rmtree(folder)
     note = (
