@@ -17,8 +17,9 @@ worse mistake, so:
 before its first step, or later if it went back behind what the data show;
 else what the data show. Of the steps that a writer of the attempt logged, in the order in which
 they first appear, it is the first that is believed. A step is believed if the writer goes on to a
-higher one, and the earlier attempts have no point in between, of a key logged there, that the
-attempt left out: who logs something at step 0 and goes on at 801 did not train from step 0. An
+higher one, and the attempt left out nothing that the earlier ones have in between: no point of a
+key logged there, and no step altogether. Who logs something at step 0 and goes on at 801 did not
+train from step 0, and who evaluates checkpoints 100, 200 and 300 does not train at all. An
 attempt that starts at or before the first step of its past is a fresh start: it supersedes only
 the points that it logs again.
 
@@ -93,6 +94,7 @@ class _Trace:
     """What the steps of one attempt were."""
 
     last_time: int = 0
+    all: Steps = dataclasses.field(default_factory=Steps)
     points: dict[str, Steps] = dataclasses.field(default_factory=dict)
     order: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     keys_at: dict[str, dict[int, set[str]]] = dataclasses.field(default_factory=dict)
@@ -286,7 +288,7 @@ def _believed(trace: _Trace, writer: str, past: list[_Trace]) -> int | None:
     """Return the first step of a writer that its next one and the past do not contradict."""
     order = trace.order[writer]
     for here, after in itertools.pairwise(order):
-        if after <= here:
+        if after <= here or any(_passed(trace.all, other.all, here, after) for other in past):
             continue
         keys = trace.keys_at[writer].get(after, set())
         if not any(_left_out(trace, other, key, here, after) for key in keys for other in past):
@@ -298,9 +300,13 @@ def _left_out(trace: _Trace, past: _Trace, key: str, here: int, after: int) -> b
     """Return whether the past has a point of `key` between two steps that the attempt has not."""
     if key not in past.points:
         return False
-    between = past.points[key].between(here, after)
-    logged = trace.points.get(key, Steps())
-    return bool(len(between)) and not bool(logged.contains(between).all())
+    return _passed(trace.points.get(key, Steps()), past.points[key], here, after)
+
+
+def _passed(mine: Steps, theirs: Steps, here: int, after: int) -> bool:
+    """Return whether there are steps between two others that `theirs` has and `mine` has not."""
+    between = theirs.between(here, after)
+    return bool(len(between)) and not bool(mine.contains(between).all())
 
 
 #: Of how many steps at the start of a writer the keys are remembered.
@@ -333,6 +339,7 @@ def _note(trace: _Trace, writer: str, table: pa.Table, seen: dict[int, None]) ->
     codes, words = _codes(table)
     if has_step.any():
         trace.firsts.setdefault(writer, table.column("seq")[int(has_step.argmax())].as_py())
+        trace.all.add(steps[has_step])
     for code, word in enumerate(words):
         mine = steps[(codes == code) & has_step]
         if len(mine):

@@ -136,6 +136,21 @@ def test_an_attempt_that_first_logs_at_zero_and_goes_on_behind_the_checkpoint_ke
     assert at(kept, "b") == [0, *range(801, 821)]
 
 
+def test_an_evaluator_of_old_checkpoints_supersedes_its_own_keys_at_those_steps_alone(history):
+    """It validates wherever the trainer did, and passes over what the trainer logged between."""
+    history.attempt("a", *train(1, 12), *((s, "val") for s in (3, 6, 9, 12)))
+    history.attempt("b", *((s, "val") for s in (3, 6, 9, 12)), evidence="explicit", launch=None)
+    assert len(at(history.kept(), "a")) == 12
+    assert history.kept("val") == [("b", 3), ("b", 6), ("b", 9), ("b", 12)]
+    assert history.view().restarts["b"] == views.Restart(None, "none")
+
+
+def test_a_restart_that_logs_as_rarely_as_before_is_believed(history):
+    history.attempt("a", *((s, "loss") for s in range(0, 100, 10)))
+    history.attempt("b", (40, "val"), *((s, "loss") for s in range(50, 80, 10)))
+    assert at(history.kept(), "a") == [0, 10, 20, 30, 40]
+
+
 def test_a_fresh_start_from_zero_supersedes_only_what_it_logs_again(history):
     history.attempt("a", *train(0, 10)).attempt("b", *train(0, 4))
     kept = history.kept()
