@@ -97,6 +97,7 @@ def main(arguments: list[str]) -> int:
             histories.kept(options.seed, LIMIT, options.state, options.keep)
         return 0
     begun = time.monotonic()
+    tell = begun + 60.0
     counts: Counter[str] = Counter()
     violations: list[str] = []
 
@@ -134,6 +135,9 @@ def main(arguments: list[str]) -> int:
                 found, broken = one.result()
                 counts.update(found)
                 violations += broken
+            if time.monotonic() > tell:
+                tell += 60.0
+                print(f"{dict(counts)}, violations: {len(violations)}", file=sys.stderr)
     counts["violations"] = len(violations)
     counts["seconds"] = round(time.monotonic() - begun)
     for name, count in counts.items():
