@@ -266,7 +266,10 @@ def _never_durable(path: str, store: Store) -> bool:
     seq, at = None, first
     while at >= 0:
         head = read_head(data[at : at + HEAD])
-        if head is not None and len(raw) >= at + HEAD + 8:
+        body = at + HEAD
+        # A sector that never came says nothing of the frame's seq.
+        known = any(raw[body : (body // _SECTOR + 1) * _SECTOR])
+        if head is not None and known and len(raw) >= body + 8:
             seq = first_seq(data[at:]) if seq is None else seq
             if head.durable > seq:
                 return False
