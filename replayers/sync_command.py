@@ -13,6 +13,7 @@ from eventlog.cli.commands import report_unreadable
 from eventlog.errors import UsageError
 from replayers.changes import Changes
 from replayers.lane import Lane, work
+from replayers.outcome import TRIES
 from replayers.plan_report import show_plans
 from replayers.replay import BATCH_ROWS, Settings
 from replayers.sending import check_elsewhere, lanes_to, seal_quietly, stream_of
@@ -22,6 +23,8 @@ from replayers.watch import Watch, display
 
 #: How many runs at once, if it is not said: to end soon, and to hold up none that is live.
 JOBS, JOBS_LIVE = 1, 4
+#: How often a batch is tried in one go when the run comes again anyway.
+TRIES_LIVE = 2
 
 
 @click.command()
@@ -139,6 +142,8 @@ def sync(
         adopt_by_name=adopt_by_name,
         repair=repair,
         retry_quarantined=retry_quarantined,
+        # A lane that stays tries again by itself, and says so.
+        tries=TRIES_LIVE if watch else TRIES,
     )
     stop = threading.Event()
     if watch:

@@ -56,8 +56,9 @@ class Lag:
     def line(self) -> str:
         """Return one line for people."""
         more = "+" if self.unread else ""
+        behind = f"{self.events}{more}" if self.events or not more else "some"
         text = f"{self.target}: {self.runs} runs, {self.sent} events sent, "
-        text += f"{self.events}{more} behind, {self.seconds:.1f} s"
+        text += f"{behind} behind, {self.seconds:.1f} s"
         if self.failing:
             text += f", {self.failing} runs failing"
         return text + (f", down, tried again in {self.retry:.0f} s" if self.down else "")

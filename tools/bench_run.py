@@ -28,6 +28,7 @@ from bench_parts import (
     seal,
     stalls,
     threads,
+    watch,
     ways,
 )
 from bench_parts.figures import Found
@@ -45,6 +46,7 @@ PARTS: dict[str, Measure] = {
     "query": query.measure,
     "import": imports.measure,
     "memory": memory.measure,
+    "watch": watch.measure,
 }
 
 
