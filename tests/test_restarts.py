@@ -80,12 +80,11 @@ def past(live: Live, last: int = 10) -> None:
 
 
 def test_a_finding_that_may_still_move_leaves_nothing_out(live: Live) -> None:
-    """The second step shows a sparse key first: 5 is believed, and 9 once the rest is there."""
+    """The second step shows a sparse key first: nobody knows yet where training went on."""
     past(live)
     again = live.attempt(1)
     log(again, 5, "val")
     log(again, 9, "val")
-    assert views.effective(live.folder).restarts["job#1"] == views.Restart(5, "data")
     live.sync()
     assert live.held() == list(range(1, 11)), "6 to 8 would be lost if 5 were taken for true"
     assert live.recorded() == {}
