@@ -34,15 +34,23 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of a file share a worker and its servers; those that share nothing may part."""
+    """Tests of a file that share a fixture (a server, mostly) share a worker; the others part."""
     if not config.getoption("--long"):
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("long")])
         items[:] = [item for item in items if not item.get_closest_marker("long")]
     for item in items:
-        apart = item.get_closest_marker("apart")
-        group = item.nodeid if apart else item.nodeid.partition("::")[0]
+        alone = item.get_closest_marker("apart") or not shares(item)
+        group = item.nodeid if alone else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+def shares(item: pytest.Item) -> bool:
+    """Return whether a test uses a fixture that its file makes once."""
+    known = getattr(item, "_fixtureinfo", None)
+    fixtures = known.name2fixturedefs.values() if known is not None else ()
+    return any(made.scope == "module" for several in fixtures for made in several)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

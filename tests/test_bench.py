@@ -27,7 +27,9 @@ def bench(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("part", "append keys scan seal query watch".split())
+@pytest.mark.parametrize(
+    "part", [*"append keys scan seal query".split(), pytest.param("watch", marks=pytest.mark.long)]
+)
 def test_a_part_of_the_bench_runs_and_its_output_is_readable(part: str, tmp_path: Path) -> None:
     few = ["--ways", "os.write,eventlog"] if part == "append" else []
     text = bench(part, *TINY, *few, folder=tmp_path)

@@ -14,6 +14,7 @@ from environment import TOP
 #: Debian packages that tests need, and a file by which each is known to be there.
 PACKAGES = {
     "postgresql": "/usr/lib/postgresql/*/bin/postgres",
+    "rsync": "/usr/bin/rsync",
     "strace": "/usr/bin/strace",
 }
 CHECKED = ["eventlog", "replayers", "tests", "tools"]
@@ -36,8 +37,9 @@ def main(arguments: list[str]) -> int:
         code = subprocess.run([sys.executable, "-m", *command], cwd=TOP, check=False).returncode
         print(f"{name}: {'ok' if not code else 'FAILED'} ({time.monotonic() - begun:.0f} s)")
         failed += [name] if code else []
-    # Files stay on one worker, so that each real server is started once (tests/conftest.py).
-    code = run("pytest", ["-n", "2", "--dist", "loadgroup", "--durations", "10", *long])
+    # Tests that share a server stay on one worker (tests/conftest.py); more workers than cores,
+    # because much of the time goes into waiting for processes that start, die and time out.
+    code = run("pytest", ["-n", "3", "--dist", "loadgroup", "--durations", "10", *long])
     if failed:
         print(f"FAILED: {', '.join(failed)}")
     return code or int(bool(failed))

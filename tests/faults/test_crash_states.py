@@ -15,7 +15,9 @@ from tests.faults.histories import History, Plan, explore, judged, play, sealed_
 from tests.faults.simulator import Disk, Operation
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(6), *(pytest.param(n, marks=pytest.mark.long) for n in range(6, 12))]
+)
 def test_no_state_that_a_power_cut_leaves_breaks_a_promise(seed):
     figures = explore(Plan.of(seed), 12)
     assert [str(v) for v in figures.violations] == []
@@ -23,8 +25,8 @@ def test_no_state_that_a_power_cut_leaves_breaks_a_promise(seed):
 
 
 @pytest.mark.parametrize("fault", ["sync", "sync_folder", "write", "create", "kill", "any"])
-def test_nor_with_a_fault_at_each_of_the_first_operations(fault):
-    for at in (1, 2, 3, 5, 8, 13, 21):
+def test_nor_with_a_fault_at_each_of_the_first_operations(fault, repeats):
+    for at in (1, 2, 3, 5, 8, 13, 21)[: repeats(4, 7)]:
         plan = Plan(at, actions=7, seals=0.15, commits=0.3, fault=fault, fault_at=at)
         figures = explore(plan, 6)
         assert [str(v) for v in figures.violations] == []

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -271,6 +272,16 @@ def shows_exactly(backends: Backends) -> None:
     assert backends.wandb_tables() == TABLES
 
 
+def gather(journal: Path, place: Path) -> None:
+    """Bring a journal into another one, as the guide does it."""
+    copy = (
+        ["rsync", "--archive", f"{journal}/"]
+        if shutil.which("rsync")
+        else ["cp", "-r", f"{journal}/."]
+    )
+    subprocess.run([*copy, str(place)], check=True)
+
+
 # ------------------------------------------------------------------------------ the promises
 
 
@@ -288,7 +299,7 @@ def test_killed_and_started_again_is_one_run_in_each_backend_and_exact(
     if second is not first:
         journal = tmp_path / "gathered"
         for node in (second, first):  # in no order that would help
-            subprocess.run(["cp", "-r", f"{node.journal}/.", journal], check=True)
+            gather(node.journal, journal)
     assert effective(journal) == with_tables(EXPECTED, TABLES)
     backends.sync(journal)
     shows_one_run(backends)
@@ -349,7 +360,7 @@ def test_a_launch_that_only_validates_supersedes_its_keys_at_that_step_alone(
     other = node if disks == "same disk" else Node(tmp_path / "b", tmp_path)
     other.launch(other.plan(2, start=8, val_only=True, says=says))
     if other is not node:
-        subprocess.run(["cp", "-r", f"{other.journal}/.", node.journal], check=True)
+        gather(other.journal, node.journal)
     expected = [p for p in points(1, 0, LAST) if not (p[1] == 8 and "val" in p[0])]
     expected += points(2, 8, 8)
     assert effective(node.journal) == with_tables(expected, TABLES)
@@ -369,7 +380,7 @@ def test_two_jobs_under_one_name_at_once_supersede_nothing_and_show_says_so(
     trainer.communicate("\n", timeout=120)
     assert trainer.returncode == 0
     if beside is not node:
-        subprocess.run(["cp", "-r", f"{beside.journal}/.", node.journal], check=True)
+        gather(beside.journal, node.journal)
     # Of the evaluator and the job that had ended before it began, the later one counts.
     second = [p for p in points(2, 0, 6) if not (p[1] == 0 and "val" in p[0])]
     history = [*points(1, 0, 10), *second, *points(3, 0, 0)]

@@ -52,7 +52,7 @@ class _Wandb(Conformance):
 
 
 class TestWandb(_Wandb):
-    points = 2
+    points = 1
     test_lost_answers_and_half_applied_batches_are_sent_again_and_held_once = None
     test_a_run_that_goes_on_and_a_copy_of_it_are_one_run = None
     test_a_journal_that_was_restored_or_changed_is_refused = None

@@ -77,6 +77,7 @@ def exact(journal: Path, spec: str, runs: int) -> None:
     target.close()
 
 
+@pytest.mark.long
 def test_two_live_runs_and_one_server_that_dies_and_comes_back(
     tmp_path: Path, start: Start, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1274,7 +1274,7 @@ def is_valid(name: str, limit: int) -> bool:
     return len(name) <= limit
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.one_of(keys, long_keys), st.sampled_from([64, 120, LIMIT]))
 def test_every_key_has_a_name_that_mlflow_takes_and_that_leads_back(key: str, limit: int) -> None:
     name = name_of(key, limit)

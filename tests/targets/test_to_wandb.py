@@ -226,7 +226,7 @@ def test_kills_and_faults_leave_every_row_once(
     wandb_loopback: WandbLoopback, tmp_path: Path, repeats: Callable[[int, int], int]
 ) -> None:
     server = wandb_loopback
-    killed = KILLED[: repeats(3, 5)]
+    killed = KILLED[: repeats(2, 5)]
     parts = len(killed) + 3
     rows = repeats(960, ROWS) // parts * parts
     run = begin(tmp_path, config={"lr": 1e-3}, tags=["a"])
@@ -366,6 +366,7 @@ def test_a_lost_cursor_is_rebuilt_and_nothing_is_sent_twice(
     assert only(wandb_loopback) == report
 
 
+@pytest.mark.long
 def test_an_older_cursor_from_a_backup_repeats_nothing(
     wandb_loopback: WandbLoopback, tmp_path: Path
 ) -> None:
@@ -408,6 +409,7 @@ def test_a_line_count_that_lags_is_not_believed(
     run.finish()
 
 
+@pytest.mark.long
 def test_a_server_that_dies_when_the_run_is_ended_is_exit_75_and_not_waited_for(
     wandb_loopback: WandbLoopback, tmp_path: Path
 ) -> None:

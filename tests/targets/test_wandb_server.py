@@ -677,7 +677,14 @@ def test_a_fatal_status_ends_the_stream_and_finish_says_nothing(
 # The genuine client: counts that lie, writers that collide, a server that dies
 
 
-@pytest.mark.parametrize(("part", "lost"), [("count", 30), ("both", 30), ("tail", 0)])
+@pytest.mark.parametrize(
+    ("part", "lost"),
+    [
+        pytest.param("count", 30, marks=pytest.mark.long),
+        ("both", 30),
+        pytest.param("tail", 0, marks=pytest.mark.long),
+    ],
+)
 def test_a_stale_count_on_resume_overwrites_rows(
     wandb_loopback: WandbLoopback, tmp_path: Path, part: str, lost: int
 ) -> None:
