@@ -41,7 +41,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("long")])
         items[:] = [item for item in items if not item.get_closest_marker("long")]
     for item in items:
-        alone = item.get_closest_marker("apart") or not shares(item)
+        alone = item.get_closest_marker("apart") or not (
+            item.get_closest_marker("together") or shares(item)
+        )
         group = item.nodeid if alone else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
 

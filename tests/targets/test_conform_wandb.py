@@ -53,6 +53,8 @@ class _Wandb(Conformance):
 
 class TestWandb(_Wandb):
     points = 1
+    test_hostile_names_and_values_arrive_once_and_a_second_sync_asks_nothing = None
+    test_killed_at_any_call_the_next_sync_ends_exact = None
     test_lost_answers_and_half_applied_batches_are_sent_again_and_held_once = None
     test_a_run_that_goes_on_and_a_copy_of_it_are_one_run = None
     test_a_journal_that_was_restored_or_changed_is_refused = None

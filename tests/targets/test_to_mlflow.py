@@ -48,6 +48,7 @@ from tests.targets.mlflow_server import (
 )
 
 T0 = 1_700_000_000_000_000_000
+pytestmark = pytest.mark.together
 STORES = ["sqlite-file", "http-sqlite", "http-postgresql"]
 LARGEST = 1.7976931348623157e308
 _number = itertools.count()
