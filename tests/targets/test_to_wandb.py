@@ -528,7 +528,7 @@ def test_the_same_id_of_another_project_of_a_journal_is_refused(
 
 
 # Under load the older one now and then takes the run over again instead of giving way, for a reason
-# not found yet; the rows are claimed either way, and nothing is written over.
+# not found yet. What that does to rows is not known either: leases keep such syncs apart.
 @pytest.mark.parametrize("older_sends", [pytest.param(True, marks=pytest.mark.long), False])
 def test_of_two_syncs_the_older_one_gives_way(
     wandb_loopback: WandbLoopback,
