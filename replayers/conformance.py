@@ -25,6 +25,7 @@ otherwise `Conformance.points` of them.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import os
@@ -61,12 +62,14 @@ QUICK = Settings(batch_rows=12, tries=2, backoff=(0.0, 0.01))
 TEMPORARY = (408, 429, 500, 502, 503, 504)
 
 
-class Backend:
-    """One backend under test. `target` is all that must be there."""
+class Backend(abc.ABC):
+    """One backend under test. `target` is all that must be there; a suite whose backend leaves out
+    another method sets the tests that need it to None, and fails if it does not.
+    """
 
+    @abc.abstractmethod
     def target(self) -> Target:
         """Return a client of the backend as a new process would make it."""
-        raise NotImplementedError
 
     def abandon(self, target: Target) -> None:
         """Let go of a target as the death of its process does: nothing is flushed or finished."""

@@ -166,10 +166,14 @@ class WandbSession:
         self._live = True
 
     def _check_claim(self) -> None:
-        """See that no other session has begun to write. Raises `Retry`."""
+        """See that no other session has begun to write. Raises `Retry`.
+
+        The client of the one that was there first may store its config once more, late, and our
+        claim over that of the other one with it: rows that this session never sent tell too.
+        """
         found = self._run.look()
         claim = found and found["config"].get(KEY, {}).get("claim")
-        if claim != self._token:
+        if found is None or claim != self._token or found["count"] > self._next:
             self._usurped = str(claim)
             self._child.kill()
             self._check_usurped()
