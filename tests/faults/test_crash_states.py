@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import itertools
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +25,18 @@ def test_no_state_that_a_power_cut_leaves_breaks_a_promise(seed):
     figures = explore(Plan.of(seed), 12)
     assert [str(v) for v in figures.violations] == []
     assert figures.states > figures.operations
+
+
+@pytest.mark.long
+def test_the_command_that_explores_more_of_them_runs():
+    """Its worker processes import the command's own file, which must not begin anew in each."""
+    top = Path(__file__).resolve().parents[2]
+    if Path(sys.prefix) != top / ".venv":
+        pytest.skip("the command makes an environment of its own, which tools/test has made")
+    command = [sys.executable, str(top / "tools" / "crash"), "--seconds", "0.05"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
+    assert answer.returncode == 0, answer.stderr
+    assert "distinct states" in answer.stdout
 
 
 @pytest.mark.parametrize("fault", ["sync", "sync_folder", "write", "create", "kill", "any"])
