@@ -12,24 +12,64 @@ from replayers.positions import Positions
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: Small tables are put together up to so many bytes.
+MOST_BYTES = 32 * 2**20
+
+
+def of_kinds(rows: pa.Table, kinds: Sequence[str]) -> pa.Table:
+    """Return the rows of these kinds."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    mask = pc.is_in(rows.column("kind"), pa.array(kinds, pa.utf8()))
+    # Most often that is all of them, and nothing is copied.
+    return rows if pc.all(mask, min_count=0).as_py() else rows.filter(mask)
+
 
 def metrics(rows: pa.Table) -> pa.Table:
     """Return the rows of metrics."""
-    import pyarrow.compute as pc
-
-    return rows.filter(pc.equal(rows.column("kind"), METRIC))
+    return of_kinds(rows, (METRIC,))
 
 
 def last_metric(rows: pa.Table, before: int | None) -> int | None:
     """Return the last event of these rows that has metrics, `before` if there is none."""
-    found = metrics(rows).column("seq")
-    last: int | None = found[-1].as_py() if len(found) else before
+    import numpy as np
+    import pyarrow.compute as pc
+
+    found = np.flatnonzero(pc.equal(rows.column("kind"), METRIC).to_numpy())
+    last: int | None = rows.column("seq")[int(found[-1])].as_py() if len(found) else before
     return last
 
 
 def points(rows: pa.Table) -> int:
     """Return how many rows of metrics there are."""
-    return int(metrics(rows).num_rows)
+    import pyarrow.compute as pc
+
+    return int(pc.sum(pc.equal(rows.column("kind"), METRIC), min_count=0).as_py())
+
+
+def events(rows: pa.Table) -> int:
+    """Return how many events these rows in the order of seq belong to."""
+    import numpy as np
+
+    seqs = rows.column("seq").to_numpy()
+    return int(np.count_nonzero(np.diff(seqs))) + 1 if len(seqs) else 0
+
+
+def newest(rows: pa.Table) -> pa.Table:
+    """Return the last row of each kind and key, in order."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not rows.num_rows:
+        return rows
+    kinds, keys = (
+        rows.column(name).combine_chunks().dictionary_encode() for name in ("kind", "key")
+    )
+    codes = kinds.indices.to_numpy().astype(np.int64) * len(keys.dictionary)
+    codes += keys.indices.to_numpy()
+    _codes, last = np.unique(codes[::-1], return_index=True)
+    return rows.take(pa.array(np.sort(len(codes) - 1 - last)))
 
 
 def start_of_last(table: pa.Table) -> int:
@@ -38,6 +78,29 @@ def start_of_last(table: pa.Table) -> int:
 
     seqs = table.column("seq").to_numpy()
     return int(np.searchsorted(seqs, seqs[-1]))
+
+
+def gathered(tables: Iterable[pa.Table], most: int) -> Iterator[pa.Table]:
+    """Put small tables together, as long as they have at most `most` rows and `MOST_BYTES`."""
+    import pyarrow as pa
+
+    held: list[pa.Table] = []
+    rows = size = 0
+    try:
+        for table in tables:
+            if held and (rows + table.num_rows > most or size + table.nbytes > MOST_BYTES):
+                whole, held, rows, size = pa.concat_tables(held), [], 0, 0
+                yield whole
+            held.append(table)
+            rows += table.num_rows
+            size += table.nbytes
+    except Exception:
+        # What was read before that is as good as if nothing had happened.
+        if held:
+            yield pa.concat_tables(held)
+        raise
+    if held:
+        yield pa.concat_tables(held)
 
 
 def batches(table: pa.Table, most: int) -> Iterator[pa.Table]:

@@ -31,6 +31,8 @@ from replayers.about import run_info
 from replayers.batches import (
     at_positions,
     batches,
+    events,
+    gathered,
     last_metric,
     metrics,
     of_seqs,
@@ -43,7 +45,7 @@ from replayers.binding import bind, durable_events
 from replayers.compare import Comparer, Difference
 from replayers.durable import Durable
 from replayers.lease import Lost
-from replayers.outcome import Outcome, Progress, Settings
+from replayers.outcome import Outcome, Progress, Settings, rows_at_once
 from replayers.pace import LONGEST_WISH, Pace, Stopped
 from replayers.positions import Positions
 from replayers.target import (
@@ -254,8 +256,9 @@ class Loop:
 
     def _writer(self, writer: str) -> None:
         reader = WriterReader(self.folder, writer, start=self.cursor.mark(writer).acked)
-        for whole in reader.tables():
-            for table in batches(whole, self.settings.batch_rows):
+        most = rows_at_once(self.settings, self.target)
+        for whole in gathered(reader.tables(), most):
+            for table in batches(whole, most):
                 if self.moved and self.enough():
                     self.outcome.more = True
                     return
@@ -285,7 +288,7 @@ class Loop:
             self._again(session.held)  # what a session remembers of the run counts no more
         for writer in found.positions.writers():
             for table in at_positions(self.folder, writer, found.positions):
-                for part in batches(table, self.settings.batch_rows):
+                for part in batches(table, rows_at_once(self.settings, self.target)):
                     rows = self.view.rows(writer, part)
                     self.durable.make(writer)
                     self._deliver(session, writer, with_writer(rows, writer), how="repaired")
@@ -434,16 +437,15 @@ class Loop:
             return rows
         seqs = rows.column("seq")
         first, last = seqs[0].as_py(), seqs[-1].as_py()
-        events = len(seqs.unique())
-        new = points(rows)
-        self.outcome.sent += events
+        count, new = events(rows), points(rows)
+        self.outcome.sent += count
         self.outcome.points += new
         self.outcome.changes += sum(change.count for change in changes)
         record = self.delivery.record
         span = {"writer": writer, "first_seq": first, "last_seq": last}
         record(
             DELIVERY,
-            {**span, "events": events, "points": new, "begun": begun, "how": how},
+            {**span, "events": count, "points": new, "begun": begun, "how": how},
         )
         for change in changes:
             record(MAPPING, {"writer": writer, **_change(change)})

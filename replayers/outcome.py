@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from eventlog.reader import Missing
 
-#: Rows of a batch: some 1,000 events of twenty metrics.
+#: Rows of a batch, if neither the user nor the target says how many: some 1,000 events of twenty
+#: metrics.
 BATCH_ROWS = 20_000
 #: How often a batch is tried, and how long it is waited between, in seconds.
 TRIES = 5
@@ -19,16 +20,22 @@ class Settings:
     """How the loop behaves.
 
     `retry_quarantined` sends again what the target refused for good; `repair` compares the run
-    with the target afterwards, point by point, and sends what is missing.
+    with the target afterwards, point by point, and sends what is missing. `batch_rows` is None
+    where the target may say how many rows it takes at once.
     """
 
     view: str = "effective"
-    batch_rows: int = BATCH_ROWS
+    batch_rows: int | None = None
     tries: int = TRIES
     backoff: tuple[float, float] = BACKOFF
     adopt_by_name: bool = False
     retry_quarantined: bool = False
     repair: bool = False
+
+
+def rows_at_once(settings: Settings, target: object) -> int:
+    """Return how many rows a batch has at most, one event that has more aside."""
+    return settings.batch_rows or int(getattr(target, "batch_rows", BATCH_ROWS))
 
 
 @dataclasses.dataclass

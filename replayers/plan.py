@@ -12,7 +12,8 @@ from eventlog.ledger import DELIVERY
 from eventlog.reader import WriterReader, headers
 from eventlog.views import open_view
 from replayers.batches import batches, points
-from replayers.outcome import Settings
+from replayers.batches import events as count
+from replayers.outcome import Settings, rows_at_once
 from replayers.replay import delivery_of, unchanged
 from replayers.target import Rejected, Target, with_writer
 
@@ -67,9 +68,9 @@ def plan(found: Found, target: Target, state: str, settings: Settings) -> Plan:
     for writer in (w for a in attempts(headers(found.folder)) for w in a.writers):
         reader = WriterReader(found.folder, writer, start=cursor.mark(writer).acked)
         for whole in reader.tables():
-            for table in batches(whole, settings.batch_rows):
+            for table in batches(whole, rows_at_once(settings, target)):
                 rows = view.rows(writer, table)
-                events += len(rows.column("seq").unique())
+                events += count(rows)
                 new += points(rows)
                 size += rows.nbytes
                 changes = getattr(target, "changes", None)

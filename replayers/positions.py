@@ -21,7 +21,14 @@ class Positions:
     @classmethod
     def of(cls, writer: str, seqs: Iterable[int]) -> Positions:
         """Return the set of these seqs of one writer."""
-        return cls({writer: ((seq, seq) for seq in seqs)})
+        import numpy as np
+
+        given = seqs if isinstance(seqs, np.ndarray) else np.fromiter(seqs, np.int64)
+        values = np.unique(given)
+        breaks = np.flatnonzero(np.diff(values) != 1)
+        firsts = values[np.concatenate([[0], breaks + 1])] if len(values) else values
+        lasts = values[np.concatenate([breaks, [-1]])] if len(values) else values
+        return cls({writer: zip(firsts.tolist(), lasts.tolist(), strict=True)})
 
     @classmethod
     def upto(cls, writer: str, seq: int) -> Positions:

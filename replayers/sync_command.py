@@ -49,10 +49,9 @@ TRIES_LIVE = 2
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
-    default=BATCH_ROWS,
-    show_default=True,
     metavar="ROWS",
-    help="Rows that are sent, confirmed and acknowledged at once.",
+    help="Rows that are sent, confirmed and acknowledged at once. "
+    f"[default: {BATCH_ROWS}, or what the target says]",
 )
 @click.option(
     "--adopt-by-name",
@@ -117,7 +116,7 @@ def sync(
     patterns: tuple[str, ...],
     state: str | None,
     view: str,
-    batch: int,
+    batch: int | None,
     adopt_by_name: bool,
     jobs: int | None,
     rate: str | None,

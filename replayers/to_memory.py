@@ -1,33 +1,55 @@
 """The model target: it maps, keeps and answers like a real one, in the memory of this process.
 
-Tests drive it; it is also the shortest example of a target. Its mapping changes nothing, so its
-rules are the simplest there are: a metric's point is (key, step, time, exact value).
+Tests drive it; it is also the shortest example of a target. Its mapping changes nothing: the point
+of a metric is (key, step, time, exact value), known by (writer, seq, kind, key), so that sending it
+twice is once. Of config, summary and tags it keeps the newest value of each key: by seq within a
+writer, by time between writers. It does not hold other kinds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from eventlog.event import METRIC
+from eventlog.event import CONFIG, METRIC, SUMMARY, SYSTEM, TAG
+from replayers.batches import newest, of_kinds
+from replayers.multiset import Counted, hashes
 from replayers.positions import Positions
 from replayers.target import Change, Foreign, RunInfo, RunState, image_schema, writer_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Row = tuple[str, str, "int | None", "int | None", "int | None", "str | None"]
+POINTS, SETTINGS = (METRIC, SYSTEM), (CONFIG, SUMMARY, TAG)
+PLACE = ("seq", "kind", "key")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """The newest value of a key: when and where it was logged, and its row of the image."""
+
+    time: int
+    writer: str
+    seq: int
+    row: pa.Table
+
+    def replaces(self, other: Setting) -> bool:
+        """Return whether it is not older than another one of its key."""
+        if self.writer == other.writer:
+            return self.seq >= other.seq
+        return self.time >= other.time
 
 
 @dataclasses.dataclass
 class StoredRun:
-    """One run as the model keeps it: rows by (writer, seq, index), so that sending twice is once."""
+    """One run as the model keeps it: by writer, tables of ``seq`` and the columns of
+    `image_schema`, each in the order of seq; the newest setting by kind and key.
+    """
 
     info: RunInfo
-    rows: dict[tuple[str, int, int], Row] = dataclasses.field(default_factory=dict)
-    settings: dict[tuple[str, str], Row] = dataclasses.field(default_factory=dict)
+    points: dict[str, list[pa.Table]] = dataclasses.field(default_factory=dict)
+    settings: dict[tuple[str, str], Setting] = dataclasses.field(default_factory=dict)
     held: Positions = dataclasses.field(default_factory=Positions)
     state: RunState | None = None
     sends: int = 0
@@ -39,6 +61,7 @@ class MemoryTarget:
     kind = "memory"
     rules = "memory-1"
     folds = False
+    batch_rows = 2**20
 
     def __init__(self, address: str = "here") -> None:
         self.address = address
@@ -51,8 +74,7 @@ class MemoryTarget:
         return MemorySession(there)
 
     def image(self, batch: pa.Table) -> pa.Table:
-        rows = [row for _seq, row in _image(batch)]
-        return _table(rows)
+        return _image(of_kinds(batch, (*POINTS, *SETTINGS))).drop_columns(["seq"])
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -69,43 +91,96 @@ class MemorySession:
         return self._stored.held
 
     def send(self, batch: pa.Table) -> list[Change]:
-        writer = writer_of(batch)
-        self._stored.sends += 1
-        index: dict[int, int] = {}
-        for seq, row in _image(batch):
-            index[seq] = index.get(seq, -1) + 1
-            if row[0] == METRIC:
-                self._stored.rows[writer, seq, index[seq]] = row
-            else:
-                self._stored.settings[row[0], row[1]] = row
-        self._stored.held |= Positions.of(writer, batch.column("seq").to_pylist())
+        import numpy as np
+        import pyarrow as pa
+
+        stored, writer = self._stored, writer_of(batch)
+        stored.sends += 1
+        points = _image(of_kinds(batch, POINTS))
+        there = self._there(writer, points)
+        if there.num_rows:
+            known = np.isin(hashes(points, PLACE), hashes(there, PLACE))
+            points = points.filter(pa.array(~known))
+        if points.num_rows:
+            stored.points.setdefault(writer, []).append(points)
+        for place, setting in _settings(batch, writer):
+            if place not in stored.settings or setting.replaces(stored.settings[place]):
+                stored.settings[place] = setting
+        stored.held |= Positions.of(writer, batch.column("seq").to_numpy())
         return []
 
     def confirm(self, batch: pa.Table) -> bool:
         writer = writer_of(batch)
-        return all((writer, s) in self._stored.held for s in batch.column("seq").to_pylist())
+        points = _image(of_kinds(batch, POINTS))
+        there = self._there(writer, points)
+        if not there.equals(points):  # other events may lie between these, or a view left some out
+            names = points.column_names
+            left = Counted.of(hashes(points, names)).minus(Counted.of(hashes(there, names)))
+            if left.total():
+                return False
+        settings = all(place in self._stored.settings for place, _one in _settings(batch, writer))
+        seqs = Positions.of(writer, batch.column("seq").to_numpy())
+        return settings and self._stored.held | seqs == self._stored.held
 
     def read_back(self) -> Iterator[pa.Table]:
-        yield _table([*self._stored.rows.values(), *self._stored.settings.values()])
+        for tables in self._stored.points.values():
+            for table in tables:
+                yield table.drop_columns(["seq"])
+        for setting in self._stored.settings.values():
+            yield setting.row
 
     def close(self, state: RunState) -> None:
         self._stored.state = state
 
+    def _there(self, writer: str, points: pa.Table) -> pa.Table:
+        """Return what is kept between the first and the last event of these points."""
+        import pyarrow as pa
 
-def _image(batch: pa.Table) -> Iterator[tuple[int, Row]]:
-    times = batch.column("time").cast("int64").to_pylist()
-    columns = ("seq", "step", "key", "kind", "type", "num", "data")
-    rows = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
-    for time, (seq, step, key, kind, word, num, data) in zip(times, rows, strict=True):
-        bits = None if num is None else struct.unpack("<q", struct.pack("<d", num))[0]
-        text = None if data is None else f"{word}:{data.hex()}"
-        yield seq, (kind, key, step, time if kind == METRIC else None, bits, text)
+        parts = [points.slice(0, 0)]
+        seqs = points.column("seq")
+        first, last = (seqs[0].as_py(), seqs[-1].as_py()) if len(seqs) else (0, -1)
+        for table in self._stored.points.get(writer, []):
+            kept = table.column("seq")
+            if kept[0].as_py() <= last and kept[-1].as_py() >= first:
+                start, stop = kept.to_numpy().searchsorted([first, last + 1])
+                parts.append(table.slice(int(start), int(stop - start)))
+        return pa.concat_tables(parts)
 
 
-def _table(rows: list[Any]) -> pa.Table:
+def _settings(batch: pa.Table, writer: str) -> Iterator[tuple[tuple[str, str], Setting]]:
+    rows = newest(of_kinds(batch, SETTINGS))
+    image = _image(rows)
+    times = rows.column("time").cast("int64").to_pylist()
+    places = (rows.column(name).to_pylist() for name in ("seq", "kind", "key"))
+    for at, (time, seq, kind, key) in enumerate(zip(times, *places, strict=True)):
+        yield (kind, key), Setting(time, writer, seq, image.slice(at, 1).drop_columns(["seq"]))
+
+
+def _image(rows: pa.Table) -> pa.Table:
+    """Return what rows become, behind a column of their seqs: of a number its bits, of everything
+    else its type and bytes as text; settings have no time.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     schema = image_schema()
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    kinds, data = rows.column("kind"), rows.column("data")
+    bits = [chunk.view("int64") for chunk in rows.column("num").chunks]
+    text = pa.nulls(len(data), "utf8")
+    if data.null_count < len(data):
+        there = rows.filter(data.is_valid())
+        pairs = zip(*(there.column(name).to_pylist() for name in ("type", "data")), strict=True)
+        spelled = pa.array([f"{word}:{raw.hex()}" for word, raw in pairs], "utf8")
+        text = pc.replace_with_mask(text, data.is_valid().combine_chunks(), spelled)
+    columns = {
+        "seq": rows.column("seq"),
+        "kind": kinds,
+        "key": rows.column("key"),
+        "step": rows.column("step"),
+        "time": pc.if_else(
+            pc.is_in(kinds, pa.array(POINTS)), rows.column("time").cast("int64"), None
+        ),
+        "bits": pa.chunked_array(bits, "int64"),
+        "text": text,
+    }
+    return pa.table(columns, pa.schema([pa.field("seq", pa.int64()), *schema]))

@@ -23,6 +23,7 @@ from replayers import binding
 from replayers.replay import Outcome, Settings, replay
 from replayers.to_memory import MemoryTarget
 from tests import helpers
+from tests.model import rows_of
 
 QUICK = Settings(batch_rows=7, tries=2, backoff=(0.0, 0.001))
 
@@ -104,7 +105,7 @@ def test_a_tail_that_a_power_cut_took_after_it_was_delivered_is_recorded_and_goe
     # The run goes on: a second attempt has a writer of its own.
     live(tmp_path / "j", 5)
     assert sync(found, target, state).points == 5
-    assert len(target.runs["run-1"].rows) == 25
+    assert len(rows_of(target.runs["run-1"])) == 25
 
 
 @pytest.mark.usefixtures("rebooted")
@@ -187,7 +188,7 @@ def test_a_copied_journal_and_its_state_are_synced_from_where_they_are(tmp_path:
     assert sync(copied, target, str(there / "_replay")).points == 5
     assert sync(the_run(here), target, str(here / "_replay")).points == 7
     assert sync(copied, target, str(tmp_path / "third")).sent == 0  # without state: it is asked
-    assert len(target.runs["run-1"].rows) == 22
+    assert len(rows_of(target.runs["run-1"])) == 22
 
 
 def test_a_copy_in_part_with_a_lost_cursor_says_what_it_does_not_have(
@@ -227,7 +228,7 @@ def test_what_cannot_be_made_durable_is_not_sent(tmp_path: Path, state: str, num
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         sync(found, target, state, files=Broken(number))
     assert str(caught.value.filename).endswith(".arrows")
-    assert "run-1" not in target.runs or not target.runs["run-1"].rows
+    assert "run-1" not in target.runs or not rows_of(target.runs["run-1"])
     assert sync(found, target, state).points == 20
 
 

@@ -20,6 +20,7 @@ from replayers.multiset import Counted, hashes
 from replayers.replay import Settings, delivery_of, replay, run_info
 from replayers.target import Rejected, RunInfo, image_schema
 from replayers.to_memory import MemorySession, MemoryTarget
+from tests.model import keep, rows_of
 
 QUICK = Settings(batch_rows=7, tries=2, backoff=(0.0, 0.001))
 REPAIR = dataclasses.replace(QUICK, repair=True)
@@ -66,10 +67,11 @@ def test_what_was_delivered_is_equal_and_explained(found: Found, state: str) -> 
 
 def lose(target: MemoryTarget, chosen: Callable[[int, str], bool]) -> int:
     """Delete points behind the target's back; it still says that it holds their events."""
-    rows = target.runs["x"].rows
+    rows = rows_of(target.runs["x"])
     gone = [place for place, row in rows.items() if chosen(place[1], row[1])]
     for place in gone:
         del rows[place]
+    keep(target.runs["x"], rows)
     return len(gone)
 
 
@@ -95,10 +97,11 @@ def test_altered_and_strange_points_are_told_and_not_mended_by_sending(
     found: Found, state: str
 ) -> None:
     target = synced(found, state)
-    rows = target.runs["x"].rows
+    rows = rows_of(target.runs["x"])
     place = next(p for p, row in rows.items() if row[1] == "loss" and p[1] == 7)
     rows[place] = (*rows[place][:4], 5, None)
     rows["w", 10**6, 0] = ("metric", "stranger", 3, 4, 5, None)
+    keep(target.runs["x"], rows)
     result = difference(found, target, state)
     assert kinds(result) == {("altered", None): 1, ("extra", None): 1}
     assert result.examples["altered"][0]["key"] == "loss"
@@ -176,8 +179,9 @@ def test_an_event_in_quarantine_is_missing_for_that_reason(found: Found, state: 
 def test_settings_of_which_the_newest_is_not_held_are_missing(found: Found, state: str) -> None:
     target = synced(found, state)
     stored = target.runs["x"].settings
-    row = stored["config", "a"]
-    stored["config", "a"] = (*row[:4], 77, None)
+    there = stored["config", "a"]
+    row = there.row.set_column(4, "bits", pa.array([77]))
+    stored["config", "a"] = dataclasses.replace(there, row=row)
     del stored["summary", "best"]
     result = difference(found, target, state)
     assert kinds(result) == {("altered", None): 1, ("missing", None): 1}

@@ -12,6 +12,7 @@ from replayers.conformance import Backend, Conformance
 from replayers.positions import Positions
 from replayers.target import Change, RunInfo
 from replayers.to_memory import MemorySession, MemoryTarget
+from tests.model import keep, rows_of
 
 
 class MemoryBackend(Backend):
@@ -25,7 +26,8 @@ class MemoryBackend(Backend):
         del self.one.runs[run.id]
 
     def stranger(self, run: RunInfo, known_as: str) -> None:
-        self.one.runs[run.id].rows["w", 10**6, 0] = ("metric", "x", 1, 2, 3, None)
+        stored = self.one.runs[run.id]
+        keep(stored, {**rows_of(stored), ("w", 10**6, 0): ("metric", "x", 1, 2, 3, None)})
 
 
 class TestMemory(Conformance):
@@ -65,11 +67,13 @@ class Doubling(MemoryTarget):
         plain = session.send
 
         def send(batch: Any) -> list[Change]:
-            before = dict(session._stored.rows)
+            before = rows_of(session._stored)
             changes = plain(batch)
+            rows = rows_of(session._stored)
             for place, row in before.items():
                 if place[1] in batch.column("seq").to_pylist() and place[0] != "twin":
-                    session._stored.rows["twin", place[1], len(session._stored.rows)] = row
+                    rows["twin", place[1], len(rows)] = row
+            keep(session._stored, rows)
             return changes
 
         session.send = send  # type: ignore[method-assign]

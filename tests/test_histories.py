@@ -27,6 +27,7 @@ from replayers.conformance import Dead, Interposed, found_in
 from replayers.replay import Settings, delivery_of, replay, run_info
 from replayers.to_memory import MemoryTarget
 from tests import helpers
+from tests.model import keep, rows_of
 
 QUICK = Settings(batch_rows=5, tries=2, backoff=(0.0, 0.0))
 WHEN = st.sampled_from(["before", "half", "after"])
@@ -147,9 +148,11 @@ class Histories(RuleBasedStateMachine):
     @rule(chosen=st.integers(0, 99))
     def a_point_is_deleted_and_repaired(self, chosen: int) -> None:
         self.replay()
-        rows = self.target.runs["run-1"].rows
+        stored = self.target.runs["run-1"]
+        rows = rows_of(stored)
         if rows:
             del rows[sorted(rows)[chosen % len(rows)]]
+            keep(stored, rows)
         self.replay(repair=True)
         self.holds()
 

@@ -23,6 +23,7 @@ from replayers.positions import Positions
 from replayers.replay import Outcome, Replayer, Settings, replay, run_info
 from replayers.target import Change, Down, Rejected, Retry, RunInfo
 from replayers.to_memory import MemorySession, MemoryTarget
+from tests.model import rows_of
 
 QUICK = Settings(batch_rows=7, tries=3, backoff=(0.0, 0.001))
 
@@ -267,7 +268,7 @@ def test_a_missing_segment_stops_the_loop_in_front_of_it(tmp_path: Path, state: 
     target = MemoryTarget()
     outcome = sync(found, target, state)
     (gaps,) = outcome.missing.values()
-    assert gaps[0].first == outcome.settled == len(target.runs["x"].rows)
+    assert gaps[0].first == outcome.settled == len(rows_of(target.runs["x"]))
     assert outcome.settled < 30
 
 
@@ -342,7 +343,7 @@ def test_events_behind_a_loss_of_delivered_ones_are_sent(tmp_path: Path, state: 
     writer.close()
     outcome = sync(found, target, state)
     assert (outcome.sent, outcome.settled, outcome.events) == (3, 33, 33)
-    assert len(target.runs["x"].rows) == 33
+    assert len(rows_of(target.runs["x"])) == 33
 
 
 @pytest.mark.parametrize("lost", ["all", "the last"])
@@ -365,7 +366,7 @@ def test_a_target_that_lost_what_it_held_is_refused_and_sent_nothing(
         for _ in range(2):
             with pytest.raises(IntegrityError, match="holds it no more"):
                 sync(found, target, state)
-        assert not target.runs["x"].rows
+        assert not rows_of(target.runs["x"])
     shutil.rmtree(state)
     target.runs.clear()
     sync(found, target, state)
@@ -396,7 +397,7 @@ def test_journals_of_one_run_on_several_disks_share_a_state_folder(
         runs += find_all([str(tmp_path / disk)])[0]
     for found, points in [*zip(runs, (10, 10), strict=True), *zip(runs, (0, 0), strict=True)]:
         assert sync(found, target, state).points == points
-    assert len(target.runs["x"].rows) == 20
+    assert len(rows_of(target.runs["x"])) == 20
 
 
 @pytest.fixture(autouse=True)

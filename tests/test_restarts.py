@@ -21,6 +21,7 @@ from replayers.loop import recorded_restarts
 from replayers.replay import Settings, replay, run_info
 from replayers.to_memory import MemoryTarget
 from tests.helpers import NOW, run_in, writer
+from tests.model import rows_of
 
 HOUR = 3600 * 10**9
 
@@ -50,7 +51,7 @@ class Live:
         replay(self.found, self.target, self.state, settings=Settings(view=view))
 
     def held(self, key: str = "loss") -> list[int | None]:
-        rows = self.target.runs["run-1"].rows.values()
+        rows = rows_of(self.target.runs["run-1"]).values()
         return sorted(row[2] for row in rows if row[0] == METRIC and row[1] == key)
 
     def recorded(self) -> dict[str, views.Restart]:
@@ -213,5 +214,5 @@ def test_a_step_that_is_said_outright_is_shown_and_delivered(
     assert "starts again at step 7 (stated)" in shown(journal)
     target = MemoryTarget()
     replay(found, target, str(journal / "_replay"))
-    steps = sorted(row[2] for row in target.runs["x"].rows.values())
+    steps = sorted(row[2] for row in rows_of(target.runs["x"]).values())
     assert steps == [*range(8), 10, 11, 12]
