@@ -8,7 +8,7 @@ byte with golden vectors::
     offset  bytes  what
          0      4  FF FF FF FF
          4      4  632, the length of the metadata
-         8    632  metadata: a flatbuffer ``Message`` of fixed layout (see `_metadata`)
+         8    632  metadata: a flatbuffer ``Message`` of fixed layout (see `Layout.head`)
        640   body  the columns' buffers, each padded with zeros to 8 bytes
 
 The metadata's custom key ``eventlog`` has the value ``durable=<16 hex> crc32=<8 hex>``:
@@ -29,12 +29,10 @@ import struct
 import zlib
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from eventlog.blobs import INLINE
 from eventlog.errors import FormatError, ValueRefused
 from eventlog.event import Event, Row
-from eventlog.value import EXACT, Stored, encode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,126 +79,6 @@ def schema() -> pa.Schema:
 # ------------------------------------------------------------------------------ making
 
 
-class Shape:
-    """What is the same in all frames of one set of keys, kinds and types whose values are all
-    numbers: everything but seq, time, step and the numbers themselves.
-    """
-
-    __slots__ = ("count", "exact", "head", "middle", "narrow", "numbers", "stepless", "tail")
-
-    def __init__(self, rows: Sequence[Row], *, with_step: bool) -> None:
-        probe = _lay_out(rows, 0, 0, 0 if with_step else None)
-        step, keys, numbers, rest = (probe.offsets[i] for i in (4, 6, _NUMBERS, _NUMBERS + 1))
-        self.count = len(rows)
-        self.head = _metadata(len(rows), probe)[:_AT_DURABLE]
-        self.middle = probe.body[keys:numbers]
-        self.tail = probe.body[rest:]
-        self.numbers = struct.Struct(f"<{len(rows)}d")
-        self.stepless = None if with_step else probe.body[step:keys]
-        words = [row.type for row in rows]
-        # Integers may have grown beyond what a float64 holds; a narrow NaN may lose its payload.
-        self.exact = tuple(i for i, w in enumerate(words) if w.startswith(("int", "uint")))
-        self.narrow = tuple(i for i, w in enumerate(words) if w in ("float32", "float16"))
-
-    def proven(self, rows: Sequence[Row], step: int | None) -> bool:
-        """Return whether the frames of this shape are those that the generic way makes."""
-        numbers = [row.num for row in rows]
-        event = Event(1, 2, step, tuple(rows))
-        encoder = Encoder(3)
-        return encoder.numbers(self, 1, 2, step, numbers) == encoder.event(event)
-
-    def holds(self, values: Sequence[Any]) -> bool:
-        """Return whether these values can be stored as numbers alone, exactly."""
-        for i in self.exact:
-            if not -EXACT <= values[i] <= EXACT:
-                return False
-        return not self.narrow or all(values[i] == values[i] for i in self.narrow)
-
-    def parts(self, seq: int, time: int, step: int | None, values: Sequence[Any]) -> bytes:
-        """Return the body of a frame, and the zero before it that ends the metadata."""
-        n = self.count
-        steps = self.stepless if step is None else _pack(step) * n
-        return b"".join(
-            (
-                b"\0",
-                _pack(seq) * n,
-                _pack(time) * n,
-                steps,
-                self.middle,
-                self.numbers.pack(*values),
-                self.tail,
-            )  # type: ignore[arg-type]
-        )
-
-
-class MixedShape(Shape):
-    """The same of events with other values among the numbers: text, None, lists, torch's scalars.
-
-    `loose` are the places of those. Each is encoded anew, and must come to the same type word, with
-    or without number and data, as the rows that the shape was made from.
-    """
-
-    __slots__ = ("data_at", "loose", "offsets", "words")
-
-    def __init__(self, rows: Sequence[Row], loose: Sequence[int], *, with_step: bool) -> None:
-        super().__init__(rows, with_step=with_step)
-        probe = _lay_out(rows, 0, 0, 0 if with_step else None)
-        self.loose = tuple(loose)
-        self.words = [(rows[i].type, rows[i].num is None, rows[i].data is None) for i in loose]
-        self.exact = tuple(i for i in self.exact if i not in self.loose)
-        self.narrow = tuple(i for i in self.narrow if i not in self.loose)
-        self.offsets = struct.Struct(f"<{len(rows) + 1}i{4 * (1 - len(rows) % 2)}x")
-        self.data_at = probe.offsets[_DATA]
-        self.tail = probe.body[probe.offsets[_NUMBERS + 1] : probe.offsets[_DATA - 1]]
-
-    def proven(self, rows: Sequence[Row], step: int | None) -> bool:
-        """Return whether the frames of this shape are those that the generic way makes."""
-        values: list[Any] = [row.num for row in rows]
-        for i in self.loose:
-            values[i] = Stored(*rows[i][2:])
-        event = Event(1, 2, step, tuple(rows))
-        return Encoder(3).numbers(self, 1, 2, step, values) == Encoder(3).event(event)
-
-    def holds(self, values: Sequence[Any]) -> bool:
-        """Return whether these values fit; if so, the loose ones among them were encoded."""
-        if not super().holds(values):
-            return False
-        found, size = [], 0
-        for i, word in zip(self.loose, self.words, strict=True):
-            try:
-                stored = encode(values[i])
-            except Exception:  # the slow way knows what to do with it
-                return False
-            if (stored.type, stored.num is None, stored.data is None) != word:
-                return False
-            found.append(stored)
-            size += len(stored.data or b"")
-        if size > INLINE:
-            return False
-        for i, stored in zip(self.loose, found, strict=True):
-            values[i] = stored  # type: ignore[index]
-        return True
-
-    def head_and_parts(
-        self, seq: int, time: int, step: int | None, values: Sequence[Any]
-    ) -> tuple[bytes, bytes]:
-        """Return the beginning of the metadata, and what `parts` returns."""
-        numbers = list(values)
-        pieces = [b""] * self.count
-        for i in self.loose:
-            _word, num, data = values[i]
-            numbers[i] = 0.0 if num is None else num
-            if data is not None:
-                pieces[i] = data
-        data = b"".join(pieces)
-        offsets = self.offsets.pack(*accumulate(map(len, pieces), initial=0))
-        rest = (super().parts(seq, time, step, numbers), offsets, data, _PADS[len(data) & 7])
-        head = bytearray(self.head)
-        _INT64.pack_into(head, _AT_BODY_LENGTH, self.data_at + len(data) + len(rest[3]))
-        _INT64.pack_into(head, _AT_PLACES + 16 * _DATA + 8, len(data))
-        return bytes(head), b"".join(rest)
-
-
 class Encoder:
     """Makes the frames of one segment. `seed` is the checksum of the segment's header."""
 
@@ -215,14 +93,6 @@ class Encoder:
             self._mark = durable
             self._durable = _DURABLE % durable
 
-    def numbers(
-        self, shape: Shape, seq: int, time: int, step: int | None, values: Sequence[Any]
-    ) -> bytes:
-        """Return the frame of an event of a known shape."""
-        if isinstance(shape, MixedShape):
-            return self._finish(*shape.head_and_parts(seq, time, step, values))
-        return self._finish(shape.head, shape.parts(seq, time, step, values))
-
     def event(self, event: Event) -> bytes:
         """Return the frame of any event.
 
@@ -231,22 +101,22 @@ class Encoder:
         ValueRefused
             If the frame would be larger than `MAX_FRAME`.
         """
-        layout = _lay_out(event.rows, event.seq, event.time, event.step)
+        layout = lay_out(event.rows, event.seq, event.time, event.step)
         if HEAD + len(layout.body) > MAX_FRAME:
             raise ValueRefused(
                 f"an event of {len(event.rows)} keys and {HEAD + len(layout.body)} bytes is larger "
                 f"than the {MAX_FRAME} bytes that one event may have",
                 hint="log it in several calls",
             )
-        head = _metadata(len(event.rows), layout)[:_AT_DURABLE]
-        return self._finish(head, b"\0" + layout.body)
+        return self.finish(layout.head(len(layout.body)), b"\0" + layout.body)
 
     def again(self, frame: bytes) -> bytes:
         """Return the frame of another segment as one of this segment, its durable mark kept."""
         crc = zlib.crc32(frame[_AT_CRC + 8 :], zlib.crc32(frame[:_AT_CRC], self.seed))
         return frame[:_AT_CRC] + b"%08x" % crc + frame[_AT_CRC + 8 :]
 
-    def _finish(self, start: bytes, rest: bytes) -> bytes:
+    def finish(self, start: bytes, rest: bytes) -> bytes:
+        """Return a frame: `start` ends before the durable mark, `rest` begins behind the checksum."""
         head = start + self._durable
         crc = zlib.crc32(rest, zlib.crc32(head, self.seed))
         return b"%b%08x%b" % (head, crc, rest)
@@ -255,22 +125,56 @@ class Encoder:
 _INT64 = struct.Struct("<q")
 _pack = _INT64.pack
 _DURABLE = b"%016x crc32="
-#: Which of the 20 buffers holds the numbers.
-_NUMBERS = 16
-#: Which of them holds the data, behind their offsets.
-_DATA = 19
+#: Which of the 20 buffers hold the keys, the kinds (behind their offsets), the numbers and the data.
+KEYS, KINDS, NUMBERS, DATA = 8, 9, 16, 19
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """A body: its bytes, where its buffers lie in it, and how many nulls each column has."""
 
+    rows: int
     body: bytes
     offsets: list[int]
     lengths: list[int]
     nulls: tuple[int, ...]
 
+    def head(self, size: int) -> bytes:
+        """Return prefix and metadata of the frame, up to its mark; its body has `size` bytes.
 
-def _lay_out(rows: Sequence[Row], seq: int, time: int, step: int | None) -> _Layout:
+        The flatbuffer, by offset from its start (the numbers in brackets are what must be
+        written)::
+
+              0  root: Message at 20          4  its vtable [14 24 20 22 12 4 16]
+             20  Message: vtable 16 back; 24 body length; 32 header at 60; 36 custom metadata at
+                 544; 40 version 4 (V5); 42 header type 3 (record batch)
+             44  vtable [10 20 4 12 16]
+             60  RecordBatch: vtable 16 back; 64 rows; 72 nodes at 84; 76 buffers at 220
+             84  8 nodes (length, nulls)    220  20 buffers (offset, length)
+            544  1 key-value at 560         552  vtable [8 12 4 8]
+            560  KeyValue: vtable 8 back; 564 key at 572; 568 value at 588
+        """
+        head = bytearray(_START)
+        _INT64.pack_into(head, _AT_BODY_LENGTH, size)
+        _INT64.pack_into(head, _AT_ROWS, self.rows)
+        nodes = [self.rows] * (2 * _COLUMNS)
+        nodes[1::2] = self.nulls
+        _NODES.pack_into(head, _AT_NODES, *nodes)
+        buffers = [0] * (2 * _BUFFERS)
+        buffers[::2], buffers[1::2] = self.offsets, self.lengths
+        _PLACES.pack_into(head, _AT_PLACES, *buffers)
+        return bytes(head)
+
+
+def resized(head: bytes, size: int, data: int) -> bytes:
+    """Return the same head for a body of another size, with so many bytes of data at its end."""
+    other = bytearray(head)
+    _INT64.pack_into(other, _AT_BODY_LENGTH, size)
+    _INT64.pack_into(other, _AT_PLACES + 16 * DATA + 8, data)
+    return bytes(other)
+
+
+def lay_out(rows: Sequence[Row], seq: int, time: int, step: int | None) -> Layout:
+    """Return the body of the frame of an event."""
     n = len(rows)
     keys, kinds, types, numbers, datas = zip(*rows, strict=True)
     stepless, steps = (n, bytes(8 * n)) if step is None else (0, _pack(step) * n)
@@ -281,7 +185,7 @@ def _lay_out(rows: Sequence[Row], seq: int, time: int, step: int | None) -> _Lay
         *(b"", _pack(seq) * n),
         *(b"", _pack(time) * n),
         *(_bits(n, stepless, None), steps),
-        *(b"", *_texts(keys)),
+        *(b"", *texts(keys)),
         *(b"", *_words(kinds)),
         *(b"", *_words(types)),
         *(_bits(n, numberless, numbers), _row(n, "d").pack(*known)),
@@ -292,14 +196,14 @@ def _lay_out(rows: Sequence[Row], seq: int, time: int, step: int | None) -> _Lay
         b"".join(pieces),
     )
     lengths = list(map(len, buffers))
-    padded = [b + _PADS[len(b) & 7] for b in buffers]
+    padded = [b + PADS[len(b) & 7] for b in buffers]
     offsets = list(accumulate(map(len, padded), initial=0))
     offsets.pop()
     nulls = (0, 0, stepless, 0, 0, 0, numberless, datasless)
-    return _Layout(b"".join(padded), offsets, lengths, nulls)
+    return Layout(n, b"".join(padded), offsets, lengths, nulls)
 
 
-_PADS = tuple(b"\0" * (-n % 8) for n in range(8))
+PADS = tuple(b"\0" * (-n % 8) for n in range(8))
 
 
 @functools.lru_cache(1024)
@@ -317,49 +221,22 @@ def _bits(n: int, missing: int, values: Sequence[object] | None) -> bytes:
     return bits.to_bytes((n + 7) // 8, "little")
 
 
-def _texts(texts: Sequence[str]) -> tuple[bytes, bytes]:
+def texts(column: Sequence[str]) -> tuple[bytes, bytes]:
     """Return the offsets and the bytes of a column of text."""
-    data = "".join(texts).encode()
-    sizes = map(len, texts)
-    ends = list(accumulate(sizes, initial=0))
+    data = "".join(column).encode()
+    ends = list(accumulate(map(len, column), initial=0))
     if ends[-1] != len(data):  # not only ASCII
-        ends = list(accumulate((len(text.encode()) for text in texts), initial=0))
+        ends = list(accumulate((len(text.encode()) for text in column), initial=0))
     return _row(len(ends), "i").pack(*ends), data
 
 
 def _words(words: tuple[str, ...]) -> tuple[bytes, bytes]:
     """Return the same for words, of which there are few."""
-    return _known_words(words) if len(words) <= _MOST_KNOWN else _texts(words)
+    return _known_words(words) if len(words) <= _MOST_KNOWN else texts(words)
 
 
 _MOST_KNOWN = 1024
-_known_words = functools.lru_cache(256)(_texts)
-
-
-def _metadata(rows: int, layout: _Layout) -> bytes:
-    """Return prefix and metadata of a frame, its mark and checksum still zero.
-
-    The flatbuffer, by offset from its start (the numbers in brackets are what must be written)::
-
-          0  root: Message at 20          4  its vtable [14 24 20 22 12 4 16]
-         20  Message: vtable 16 back; 24 body length; 32 header at 60; 36 custom metadata at 544;
-             40 version 4 (V5); 42 header type 3 (record batch)
-         44  vtable [10 20 4 12 16]
-         60  RecordBatch: vtable 16 back; 64 rows; 72 nodes at 84; 76 buffers at 220
-         84  8 nodes (length, nulls)    220  20 buffers (offset, length)
-        544  1 key-value at 560         552  vtable [8 12 4 8]
-        560  KeyValue: vtable 8 back; 564 key at 572; 568 value at 588
-    """
-    head = bytearray(_BLANK)
-    _INT64.pack_into(head, _AT_BODY_LENGTH, len(layout.body))
-    _INT64.pack_into(head, _AT_ROWS, rows)
-    nodes = [rows] * (2 * _COLUMNS)
-    nodes[1::2] = layout.nulls
-    _NODES.pack_into(head, _AT_NODES, *nodes)
-    buffers = [0] * (2 * _BUFFERS)
-    buffers[::2], buffers[1::2] = layout.offsets, layout.lengths
-    _PLACES.pack_into(head, _AT_PLACES, *buffers)
-    return bytes(head)
+_known_words = functools.lru_cache(256)(texts)
 
 
 _NODES = struct.Struct(f"<{2 * _COLUMNS}q")
@@ -381,6 +258,7 @@ _BLANK = b"".join(
         b"durable=%016x crc32=%08x\0" % (0, 0),
     )
 )
+_START = _BLANK[:_AT_DURABLE]
 
 
 # ------------------------------------------------------------------------------ checking

@@ -33,11 +33,12 @@ from eventlog.commit import Commit
 from eventlog.errors import JournalError, ValueRefused
 from eventlog.event import Event, Row
 from eventlog.files import LOCAL, Files
-from eventlog.frame import Shape, prove
+from eventlog.frame import prove
 from eventlog.identity import process, random_writer
 from eventlog.intake import take
 from eventlog.options import GROUP_BYTES, LEVELS, Options
 from eventlog.segment import Header, SegmentWriter
+from eventlog.shape import Fitted, Shape
 from eventlog.shapes import Shapes
 
 __all__ = ["LEVELS", "Health", "Options", "Writer"]
@@ -163,8 +164,8 @@ class Writer:
             If the writer is closed.
         """
         now = clock.time_ns() if time is None else time
-        shape, signature, values = self._shapes.find(kind, data, step)
-        if shape is not None:
+        shape, fitted, signature, values = self._shapes.find(kind, data, step)
+        if shape is not None and fitted is not None:
             try:
                 with self._lock:
                     fast = not (
@@ -174,7 +175,7 @@ class Writer:
                         or self._backlog.bytes
                         or self._backlog.dropped.events
                     )
-                    seq = self._append_shape(shape, now, step, values, kind, data) if fast else None
+                    seq = self._append_shape(shape, now, step, fitted, kind, data) if fast else None
             finally:
                 if self._close_later:
                     self._close_if_asked()
@@ -203,7 +204,7 @@ class Writer:
         shape: Shape,
         now: int,
         step: int | None,
-        values: list[Any],
+        fitted: Fitted,
         kind: str,
         data: Mapping[str, Any],
     ) -> int | None:
@@ -213,7 +214,7 @@ class Writer:
             if self._closed:
                 self._must_be_open()
             segment = chain.open()
-            self._put(segment, segment.encoder.numbers(shape, chain.seq, now, step, values))
+            self._put(segment, shape.frame(segment.encoder, chain.seq, now, step, fitted))
             return chain.seq - 1
         except OSError as error:
             chain.failed(error)

@@ -1,10 +1,10 @@
 """The shapes of events that a writer has seen: from a call's keys and types to its frame, at once.
 
 A training loop logs the same keys with the same types again and again. What is the same in all
-their frames (`eventlog.frame.Shape`, or `MixedShape` where text, None or lists stand among the
-numbers) is kept, and found by a *signature*: kind, keys and types of
-the call, nested dicts included. One that never comes again is not worth a shape: it is made when a
-signature comes for the second time.
+their frames (`eventlog.shape.Shape`, or `MixedShape` where text, None or lists stand among the numbers) is
+kept, and found by a *signature*: kind, keys and types of the call, nested dicts included. One that
+never comes again is not worth a shape: it is made when a signature comes for the second time. Keys
+that were never there have a shape too (`KeylessShape`), if numbers of these types came before.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eventlog.event import Row
-from eventlog.frame import MixedShape, Shape
+from eventlog.shape import Fitted, KeylessShape, MixedShape, Shape
 from eventlog.table import is_frame
 
 #: More shapes, and more signatures seen once, than this are not kept.
@@ -45,26 +45,47 @@ class Shapes:
 
     def __init__(self) -> None:
         self._known: dict[Signature, Shape] = {}
+        self._keyless: dict[Signature, KeylessShape] = {}
         self._seen: set[int] = set()
 
     def find(
         self, kind: str, data: Mapping[Any, Any], step: int | None
-    ) -> tuple[Shape | None, Signature, list[Any]]:
-        """Return a call's shape, if it is known and can hold these values exactly; its signature
-        (empty if it can have none); and its values, flat.
+    ) -> tuple[Shape | None, Fitted | None, Signature, list[Any]]:
+        """Return a call's shape and what it stores, if one is known that can hold these values
+        exactly; the call's signature (empty if it can have none); and its values, flat.
         """
         values = list(data.values())
         types = tuple(map(type, values))
-        signature: Signature = (kind, step is None, tuple(data), types)
+        keys = tuple(data)
+        signature: Signature = (kind, step is None, keys, types)
         shape = self._known.get(signature)
-        if shape is None and dict in types:
-            parts: list[Any] = [kind, step is None]
-            values = []
-            signature = tuple(parts) if _spread(data, parts, values, _DEEPEST) else ()
-            shape = self._known.get(signature)
-        if shape is not None and not shape.holds(values):
-            shape = None
-        return shape, signature, values
+        if shape is None:
+            if dict in types:
+                parts: list[Any] = [kind, step is None]
+                values = []
+                signature = tuple(parts) if _spread(data, parts, values, _DEEPEST) else ()
+                shape = self._known.get(signature)
+            else:
+                shape = self._keyless.get((kind, step is None, types))
+                # What comes for the second time goes the general way, and gets a shape of its own.
+                if shape is None or hash(signature) in self._seen:
+                    return None, None, signature, values
+        fitted = None if shape is None else shape.fit(keys, values)
+        if fitted is None:
+            return None, None, signature, values
+        if type(shape) is KeylessShape:
+            self._is_new(signature)
+        return shape, fitted, signature, values
+
+    def _is_new(self, signature: Signature) -> bool:
+        """Return whether a signature was not seen, as far as is remembered; remember it."""
+        seen = hash(signature)
+        if seen in self._seen:
+            return False
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.clear()
+        self._seen.add(seen)
+        return True
 
     def learn(
         self, signature: Signature, values: list[Any], rows: list[Row], step: int | None
@@ -72,11 +93,10 @@ class Shapes:
         """Remember the shape of an event, if its types alone say that the next one has it."""
         if not signature or len(rows) != len(values):
             return
-        seen = hash(signature)
-        if seen not in self._seen:
-            if len(self._seen) >= _MOST_SEEN:
-                self._seen.clear()
-            self._seen.add(seen)
+        flat = len(signature) == 4 and dict not in signature[3]
+        types = (*signature[:2], signature[3]) if flat else ()
+        new = self._is_new(signature), not flat or self._is_new(types)
+        if all(new):
             return
         keys = signature[2::2]
         if signature in self._known or not all(type(k) is str for level in keys for k in level):
@@ -89,15 +109,24 @@ class Shapes:
         if any(rows[i].data is not None or rows[i].num is None for i in tight):
             return
         with_step = step is not None
-        shape = (
-            MixedShape(rows, loose, with_step=with_step)
-            if loose
-            else Shape(rows, with_step=with_step)
-        )
-        if shape.proven(rows, step):
-            if len(self._known) >= MOST:
-                self._known.clear()
-            self._known[signature] = shape
+        if not new[0]:
+            shape = (
+                MixedShape(rows, loose, with_step=with_step)
+                if loose
+                else Shape(rows, with_step=with_step)
+            )
+            if shape.proven(rows, values, step):
+                _put(self._known, signature, shape)
+        if not new[1] and not loose and types not in self._keyless:
+            keyless = KeylessShape(rows, with_step=with_step)
+            if keyless.proven(rows, values, step):
+                _put(self._keyless, types, keyless)
+
+
+def _put(known: dict[Signature, Any], signature: Signature, shape: Shape) -> None:
+    if len(known) >= MOST:
+        known.clear()
+    known[signature] = shape
 
 
 _NUMPY = frozenset(

@@ -67,6 +67,10 @@ SCALARS: frozenset[type] = frozenset({float, int, bool, str, bytes, type(None)})
 #: Every integer of at most this size is exact as a float64.
 EXACT = 2**53
 _DEPTH = 64
+_FLOATS = {float}
+_to_text = json.JSONEncoder(
+    ensure_ascii=True, allow_nan=False, separators=(",", ":"), check_circular=False
+).encode
 #: An array of values without bytes has at most so many of them.
 _EMPTY = 2**16
 
@@ -148,8 +152,10 @@ def _decode(type: str, num: float | None, data: bytes | None) -> Any:
 
 def dumps(value: object) -> bytes:
     """Return `value` as typed JSON in ASCII. Raises `ValueRefused` as `encode` does."""
+    if type(value) is list and {*map(type, value)} == _FLOATS and all(map(math.isfinite, value)):
+        return f"[{','.join(map(repr, value))}]".encode()
     tree = _to_json(value, 0, set())
-    return json.dumps(tree, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+    return _to_text(tree).encode()
 
 
 def loads(data: bytes | str) -> Any:
@@ -195,6 +201,7 @@ _PLAIN: dict[type, Callable[[Any], Stored]] = {
     str: _str,
     type(None): lambda v: Stored("null", None, None),
     bytes: lambda v: Stored("bytes", None, v),
+    **dict.fromkeys((list, tuple, dict), lambda v: Stored("json", None, dumps(v))),
 }
 # Subclasses (numpy's float64 is a float, an IntEnum an int) in an order in which bool is no int.
 _SUBCLASSES: tuple[tuple[type, Callable[[Any], Stored]], ...] = (

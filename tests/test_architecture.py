@@ -17,8 +17,8 @@ EVENTLOG = [
     {"value", "files", "layout", "options", "background", "steps", "pages"},
     {"event", "identity", "blobs", "table"},
     {"frame", "backlog", "intake", "recorded", "provenance", "fingerprint"},
-    {"strip", "shapes"},
-    {"segment"},
+    {"strip", "shape"},
+    {"segment", "shapes"},
     {"chain", "sealed"},
     {"commit"},
     {"journal", "reader", "runfile", "attempts", "home"},
@@ -43,7 +43,7 @@ EVENTLOG = [
 #: Everything that capture loads; it may import nothing else from outside.
 CAPTURE = {"errors", "value", "files", "layout", "event", "identity", "blobs", "table", "frame"}
 CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "home", "seal"}
-CAPTURE |= {"options", "intake", "background", "shapes", "chain", "commit"}
+CAPTURE |= {"options", "intake", "background", "shape", "shapes", "chain", "commit"}
 CAPTURE |= {"resume", "recorded", "provenance", "run", "start", "__init__"}
 CAPTURE |= {"strip", "sealed", "fingerprint", "pages"}
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from eventlog import frame as frames
 from eventlog.errors import FormatError, ValueRefused
 from eventlog.event import Event, Row, make_rows
+from eventlog.shape import Shape
 from tests.helpers import NOW, event, header, plain, same, scan, segment_bytes
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -72,12 +73,13 @@ NUMBERS = st.dictionaries(
 def test_the_short_way_makes_the_same_bytes_as_the_general_one(first, step, seq):
     later = {k: v * 0.5 if isinstance(v, float) else v for k, v in first.items()}
     rows, _ = make_rows("metric", first.items())
-    shape = frames.Shape(rows, with_step=step is not None)
+    shape = Shape(rows, with_step=step is not None)
     encoder = frames.Encoder(77)
     encoder.mark(12)
     for values in (first, later):
-        assert shape.holds(list(values.values()))
-        made = encoder.numbers(shape, seq, NOW, step, list(values.values()))
+        fitted = shape.fit(list(values), list(values.values()))
+        assert fitted is not None
+        made = shape.frame(encoder, seq, NOW, step, fitted)
         rows, _ = make_rows("metric", values.items())
         assert made == encoder.event(Event(seq, NOW, step, tuple(rows)))
 
@@ -86,10 +88,12 @@ def test_a_shape_refuses_what_a_number_cannot_hold():
     import numpy as np
 
     rows, _ = make_rows("metric", [("n", 1), ("x", np.float32(1))])
-    shape = frames.Shape(rows, with_step=True)
-    assert shape.holds([2**53, np.float32(2)])
-    assert not shape.holds([2**53 + 1, np.float32(2)])
-    assert not shape.holds([1, np.float32("nan")])
+    shape = Shape(rows, with_step=True)
+    keys = ["n", "x"]
+    assert shape.fit(keys, [2**53, np.float32(2)]) is not None
+    assert shape.fit(keys, [2**53 + 1, np.float32(2)]) is None
+    assert shape.fit(keys, [-(2**53) - 1, np.float32(2)]) is None
+    assert shape.fit(keys, [1, np.float32("nan")]) is None
 
 
 def test_every_flipped_bit_of_a_frame_is_found():

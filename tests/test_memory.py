@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from eventlog.event import make_rows
-from eventlog.frame import Encoder, Shape
+from eventlog.frame import Encoder
+from eventlog.shape import Fitted, Shape
 from tests.helpers import NOW, header, put, run_in
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +56,7 @@ def make_run(journal, steps):
     frames = [raw]
     for n in range(steps):
         values = [n / (7 + i) for i in range(20)]
-        frames.append(encoder.numbers(shape, n, NOW + n * 10**8, n, values))
+        frames.append(shape.frame(encoder, n, NOW + n * 10**8, n, Fitted(values)))
     put(folder, head.name, b"".join(frames))
     return folder
 

@@ -61,7 +61,7 @@ def test_a_call_is_the_same_event_the_first_time_and_every_time(tmp_path_factory
 def learnt(*calls, step=1):
     shapes = Shapes()
     for data in calls:
-        _shape, signature, values = shapes.find("metric", data, step)
+        _shape, _fitted, signature, values = shapes.find("metric", data, step)
         shapes.learn(signature, values, rows_of(data), step)
     return shapes
 
@@ -99,6 +99,39 @@ def test_what_types_and_keys_alone_do_not_tell_has_no_shape(data):
     assert not knows(learnt(data, data, data), data)
 
 
+@given(st.lists(KEYS, min_size=12, max_size=12), NUMBERS, NUMBERS, st.none() | st.integers(0, 9))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_keys_that_were_never_there_are_the_same_event_as_the_long_way_makes(
+    tmp_path_factory, keys, one_value, other, step
+):
+    folder = tmp_path_factory.mktemp("run")
+    one = writer(folder)
+    logged = [{key: one_value, key + "é": other} for key in keys]
+    for data in logged:
+        one.append("metric", data, step)
+    one.close()
+    for event, data in zip(read(folder), logged, strict=True):
+        assert event.step == step
+        assert list(map(exact, event.rows)) == list(map(exact, rows_of(data)))
+
+
+def test_keys_never_seen_take_the_quick_way_once_numbers_of_their_types_came_before():
+    shapes = learnt({"a": 1.0, "b": 2}, {"c": 1.0, "d": 2})
+    for n in range(3):
+        assert knows(shapes, {f"e{n}": 1.0, f"f{n}" * n * 99: 2})
+    assert not knows(shapes, {"e0": 1.0, "f0" * 0: 2}), "for the second time: it gets its own"
+    assert not knows(shapes, {"g": 1.0, "h": 2**53 + 1})
+    assert not knows(shapes, {"g": 1.0, "h": 2.0})
+    assert not knows(shapes, {"g": 1.0, "h": 2}, step=None)
+
+
+@pytest.mark.parametrize("key", ["\ud800", 7, "k" * (16 * 2**20)], ids=["surrogate", "int", "long"])
+def test_keys_that_need_a_look_take_the_long_way(key):
+    shapes = learnt({"a": 1.0, "b": 2.0}, {"c": 1.0, "d": 2.0})
+    assert knows(shapes, {"e": 1.0, "f": 2.0})
+    assert not knows(shapes, {key: 1.0, "f": 2.0})
+
+
 def test_a_dict_that_contains_itself_has_no_shape():
     loop = {"x": 1.0}
     loop["me"] = loop
@@ -110,7 +143,7 @@ def test_memory_for_shapes_is_bounded():
     assert len(shapes._known) <= MOST
     for n in range(20_000):
         data = {f"never{n}": 1.0}
-        _shape, signature, values = shapes.find("metric", data, 1)
+        _shape, _fitted, signature, values = shapes.find("metric", data, 1)
         shapes.learn(signature, values, [Row(f"never{n}", "metric", "float64", 1.0, None)], 1)
     assert len(shapes._seen) <= 8192
 

@@ -7,6 +7,7 @@ import datetime as dt
 import decimal
 import enum
 import importlib.util
+import json
 import math
 import struct
 
@@ -51,6 +52,14 @@ def test_float64_keeps_every_bit(pattern):
     for found in (there_and_back(value), loads(dumps([value]))[0]):
         assert struct.unpack("<Q", bits(found))[0] == pattern
     assert encode(value).type == "float64"
+
+
+@given(st.lists(st.floats()))
+def test_a_list_of_floats_is_the_json_that_anybody_makes_of_it(items):
+    text = dumps(items)
+    assert equal(loads(text), items)
+    if all(map(math.isfinite, items)):
+        assert text == json.dumps(items, separators=(",", ":")).encode()
 
 
 @pytest.mark.parametrize(
