@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from eventlog.errors import ValueRefused
 from eventlog.event import GAP, Row, make_rows
 
-#: What one row costs in memory beyond its data, roughly, in bytes.
+#: What one row costs in memory beyond its key and data, roughly, in bytes.
 _ROW = 200
 
 
@@ -24,7 +24,7 @@ class Pending(NamedTuple):
 
     def size(self) -> int:
         """Return roughly how many bytes this event holds."""
-        return sum(_ROW + len(row.data or b"") for row in self.rows)
+        return sum(_ROW + len(row.key) + len(row.data or b"") for row in self.rows)
 
 
 @dataclasses.dataclass

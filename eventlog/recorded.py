@@ -10,6 +10,9 @@ from typing import Any
 from eventlog.errors import UsageError
 from eventlog.event import CONFIG, make_rows
 
+#: What is nested deeper is kept as text.
+_DEPTH = 32
+
 
 class Recorded(MutableMapping[str, Any]):
     """A mapping whose every change is an event: a run's config or summary.
@@ -18,16 +21,25 @@ class Recorded(MutableMapping[str, Any]):
     top-level key is replaced as a whole. Keys cannot be deleted: what was logged stays.
     """
 
-    def __init__(self, kind: str, record: Callable[[str, Mapping[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        record: Callable[[str, Mapping[str, Any]], None],
+        refuse: Callable[[str], None],
+    ) -> None:
         self._kind = kind
         self._record = record
+        self._refuse = refuse
         self._values: dict[str, Any] = {}
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """Set several keys as one event. Takes mappings, argparse's Namespace and dataclasses."""
         values: dict[str, Any] = {}
-        for arg in args:
-            values.update(as_mapping(arg))
+        try:
+            for arg in args:
+                values.update(as_mapping(arg))
+        except Exception as error:  # what a mapping of others does must not end a training run
+            self._refuse(f"{self._kind} could not be kept: {error}")
         values.update(kwargs)
         if values:
             self._record(self._kind, values)
@@ -63,12 +75,28 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
     if isinstance(value, argparse.Namespace):
         return vars(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        return {f.name: _spread(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): v for k, v in value.items()}
     if hasattr(value, "items"):
         return {str(k): v for k, v in value.items()}
     raise UsageError(f"a {type(value).__qualname__} is no mapping")
+
+
+def _spread(value: Any, depth: int = 0) -> Any:
+    """Return nested dataclasses as dicts. Not `dataclasses.asdict`, which copies all it finds, and
+    fails for a lock, an open file or a generator.
+    """
+    if depth > _DEPTH:
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {f.name: _spread(getattr(value, f.name), depth + 1) for f in fields}
+    if type(value) is dict:
+        return {key: _spread(item, depth + 1) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_spread(item, depth + 1) for item in value)
+    return value
 
 
 def plain(value: Any) -> Any:
@@ -80,7 +108,7 @@ def plain(value: Any) -> Any:
 
 def readable(value: Any, depth: int = 0) -> Any:
     """Return `value` with what cannot be kept replaced by its text."""
-    if depth > 32:
+    if depth > _DEPTH:
         return short(value)
     if isinstance(value, dict):
         return {str(k): readable(v, depth + 1) for k, v in value.items()}

@@ -25,11 +25,11 @@ from eventlog.layout import run_folder
 from eventlog.reader import listing
 from eventlog.recorded import Recorded, plain, readable, short
 from eventlog.seal import seal
-from eventlog.value import Stored, dumps
 
 log = logging.getLogger("eventlog")
 
 _MOST_WARNINGS = 1000
+_LONGEST_WARNING = 2000
 
 
 class Run:
@@ -63,8 +63,8 @@ class Run:
         self._finished = False
         #: Called with the run when it has ended.
         self.at_end: list[Callable[[Run], None]] = []
-        self.config = Recorded(words.CONFIG, self._record)
-        self.summary = Recorded(words.SUMMARY, self._record)
+        self.config = Recorded(words.CONFIG, self._record, self._refuse)
+        self.summary = Recorded(words.SUMMARY, self._record, self._refuse)
         self._writer: Writer | None = None
         self.folder: str | None = None
         if decision is None or journal is None:
@@ -133,8 +133,8 @@ class Run:
         belongs into the summary: ``min``, ``max``, ``mean``, ``last`` or ``none``.
         """
         fields = {"step_metric": step_metric, "summary": summary}
-        stored = Stored("json", None, dumps({k: v for k, v in fields.items() if v is not None}))
-        self._record(words.DEFINITION, {name: stored})
+        said = {key: value for key, value in fields.items() if value is not None}
+        self._record(words.DEFINITION, {name: said})
 
     def tag(self, *tags: str) -> None:
         """Give the run tags."""
@@ -266,13 +266,17 @@ class Run:
 
     # ---------------------------------------------------------------- warnings
 
+    def _refuse(self, text: str) -> None:
+        self._trouble(ValueRefused(text))
+
     def _trouble(self, error: EventlogError) -> None:
         if self._strict:
             raise error
         self._warn(str(error))
 
     def _warn(self, text: str) -> None:
-        """Say something once."""
+        """Say something once; what it is about may be text of any length."""
+        text = text if len(text) <= _LONGEST_WARNING else text[:_LONGEST_WARNING] + "..."
         if text not in self._warned and len(self._warned) < _MOST_WARNINGS:
             self._warned.add(text)
             log.warning("eventlog: %s", text)

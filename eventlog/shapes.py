@@ -16,8 +16,9 @@ from eventlog.event import Row
 from eventlog.shape import Fitted, KeylessShape, MixedShape, Shape
 from eventlog.table import is_frame
 
-#: More shapes, and more signatures seen once, than this are not kept.
+#: More shapes, of more bytes in all, and more signatures seen once, than this are not kept.
 MOST = 512
+MOST_BYTES = 64 * 2**20
 _MOST_SEEN = 8192
 #: Dicts nested deeper have no signature.
 _DEEPEST = 8
@@ -46,6 +47,7 @@ class Shapes:
     def __init__(self) -> None:
         self._known: dict[Signature, Shape] = {}
         self._keyless: dict[Signature, KeylessShape] = {}
+        self._bytes = 0
         self._seen: set[int] = set()
 
     def find(
@@ -116,17 +118,22 @@ class Shapes:
                 else Shape(rows, with_step=with_step)
             )
             if shape.proven(rows, values, step):
-                _put(self._known, signature, shape)
+                self._put(self._known, signature, shape)
         if not new[1] and not loose and types not in self._keyless:
             keyless = KeylessShape(rows, with_step=with_step)
             if keyless.proven(rows, values, step):
-                _put(self._keyless, types, keyless)
+                self._put(self._keyless, types, keyless)
 
-
-def _put(known: dict[Signature, Any], signature: Signature, shape: Shape) -> None:
-    if len(known) >= MOST:
-        known.clear()
-    known[signature] = shape
+    def _put(self, known: dict[Signature, Any], signature: Signature, shape: Shape) -> None:
+        size = len(shape.middle) + len(shape.tail)
+        if self._bytes + size > MOST_BYTES:
+            self._known.clear()
+            self._keyless.clear()
+            self._bytes = 0
+        elif len(known) >= MOST:
+            known.clear()
+        self._bytes += size
+        known[signature] = shape
 
 
 _NUMPY = frozenset(

@@ -14,6 +14,7 @@ from eventlog.errors import EventlogError, JournalError, UsageError
 from eventlog.event import make_rows, whole_step
 from eventlog.journal import LEVELS, Options
 from eventlog.provenance import provenance
+from eventlog.recorded import as_mapping
 from eventlog.run import Run
 from eventlog.seal import seal
 
@@ -148,7 +149,7 @@ def _begin(
     rows += make_rows(words.TAG, [(str(tag), True) for tag in tags])[0]
     run._writer.append_rows(rows, None, decision.header["attempt"]["start"])
     if config is not None:
-        run.config.update(config)
+        run.config.update(as_mapping(config))
 
 
 def _number(text: str) -> object:
@@ -204,5 +205,5 @@ def _unregister(run: Run) -> None:
 def _at_exit() -> None:
     """Close what was not finished: ``failed`` after an uncaught exception, else ``closed``."""
     failed = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-    for run in _open:
+    for run in list(_open):  # each takes itself out of it
         run._end(1 if failed is not None else None, sealing=False)

@@ -376,6 +376,15 @@ def test_the_backlog_is_bounded_and_what_it_drops_is_recorded_as_a_gap(tmp_path)
     )
 
 
+def test_keys_count_for_the_bound_of_the_backlog(tmp_path):
+    files = Failing(lambda call, name: ENOSPC, ["write"])
+    one = writer(tmp_path, files=files, memory_bytes=100_000)
+    for n in range(50):
+        one.append("metric", {f"{n}" + "k" * 10_000: 1.0}, n)
+    assert one.health().waiting < 10
+    assert one.health().dropped > 40
+
+
 def test_a_loss_is_recorded_even_if_nothing_waits(tmp_path):
     full = True
     files = Failing(lambda call, name: ENOSPC if full else None, ["write"])

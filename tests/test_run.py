@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -123,6 +124,55 @@ def test_log_of_what_is_no_mapping_does_not_raise(
 ) -> None:
     assert run.log(data) is None
     assert caplog.records
+
+
+@dataclasses.dataclass
+class Inner:
+    rate: float = 0.5
+
+
+@dataclasses.dataclass
+class Settings:
+    """What a training loop may hold: not everything in it can be copied."""
+
+    lr: float = 0.1
+    lock: Any = dataclasses.field(default_factory=threading.Lock)
+    inner: Inner = dataclasses.field(default_factory=Inner)
+    many: list[Inner] = dataclasses.field(default_factory=lambda: [Inner(1.0)])
+
+
+def test_a_dataclass_of_things_that_cannot_be_copied_is_a_config(tmp_path: Path) -> None:
+    run = eventlog.init(dir=tmp_path, config=Settings(), quiet=True)
+    run.config.update({"again": {"x": 1}}, more=2)
+    run.finish()
+    kept = logged(run, CONFIG)
+    assert "lock" in kept.pop("lock")
+    assert kept == {
+        "lr": 0.1,
+        "inner": {"rate": 0.5},
+        "many": [{"rate": 1.0}],
+        "again": {"x": 1},
+        "more": 2,
+    }
+
+
+def test_a_config_or_definition_that_is_none_does_not_raise_into_training(
+    run: eventlog.Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.config.update(5)
+    run.summary.update({"good": 1}, ["bad"])
+    run.define_metric("x", step_metric=object())  # type: ignore[arg-type]
+    assert logged(run, SUMMARY) == {"good": 1}
+    assert len(caplog.records) == 3
+    with pytest.raises(eventlog.UsageError):
+        eventlog.init(dir=Path(run.folder or "").parents[1], config=5, quiet=True)
+
+
+def test_a_warning_is_no_longer_than_people_read(
+    run: eventlog.Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.log({"k" * 10**6: object()})
+    assert len(caplog.records[0].getMessage()) < 3000
 
 
 def test_strict_raises_and_still_keeps_the_rest(tmp_path: Path) -> None:
@@ -336,6 +386,23 @@ def test_every_way_a_process_ends_is_recorded(tmp_path: Path, end: str) -> None:
     state = {r.key: r.value for e in found for r in e.rows if r.kind == STATE}
     assert state["state"] == END[end]
     assert any(r.key == "a" for e in found for r in e.rows)
+
+
+def test_every_run_of_a_process_is_ended_at_its_exit(tmp_path: Path) -> None:
+    """Each of them takes itself out of the list of those that are open."""
+    code = f"""
+import eventlog
+for n in range(4):
+    run = eventlog.init('p', 'n', id=f'x{{n}}', dir={str(tmp_path)!r}, durability='memory')
+    run.log({{'a': n}})
+"""
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    for n in range(4):
+        folder = str(tmp_path / "project=p" / f"run=x{n}")
+        (writer,) = listing(folder).writers
+        found = list(WriterReader(folder, writer).events())
+        told = {r.key: r.value for e in found for r in e.rows if r.kind in (STATE, METRIC)}
+        assert (told["state"], told["a"]) == ("closed", n)
 
 
 def test_finish_in_a_signal_handler_does_not_take_the_time_to_seal(tmp_path: Path) -> None:

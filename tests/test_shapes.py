@@ -148,6 +148,14 @@ def test_memory_for_shapes_is_bounded():
     assert len(shapes._seen) <= 8192
 
 
+def test_memory_for_shapes_of_long_keys_is_bounded(monkeypatch):
+    monkeypatch.setattr("eventlog.shapes.MOST_BYTES", 100_000)
+    calls = [{f"{n}" + "k" * 10_000: 1.0} for n in range(40)]
+    shapes = learnt(*(data for call in calls for data in (call, call)))
+    assert 0 < len(shapes._known) <= 10
+    assert knows(shapes, calls[-1])
+
+
 def test_texts_that_are_enums_are_the_text_as_key_and_as_value(tmp_path):
     class Word(str, enum.Enum):
         LOSS = "loss"
