@@ -128,23 +128,18 @@ def resolve(text: str, journal: str | None = None, files: Files = LOCAL) -> Foun
     FormatError
         If the run is there and cannot be read.
     """
+    here: list[Found | Unreadable] = []
+    no_journal: UsageError | None = None
     if os.path.isdir(text):
-        here = list(find(text, files))
-    else:
-        where = journal or default_journal()
-        everything = list(find(where, files))
-        here = [
-            item
-            for item in everything
-            if isinstance(item, Found)
-            and (item.run.id.startswith(text) or text in (item.run.name, item.label))
-        ]
-        exact = [item for item in here if isinstance(item, Found) and item.run.id == text]
-        here = list(exact or here)
-        if not here:
-            raise UsageError(
-                f"no run is called {text!r}", on=os.path.abspath(where), hint="eventlog ls"
-            )
+        try:
+            here = list(find(text, files))
+        except UsageError as error:
+            no_journal = error  # a folder of checkpoints, say, that is called like its run
+    if not here:
+        try:
+            here = _called(text, journal or default_journal(), files)
+        except UsageError as error:
+            raise no_journal or error from None
     if len(here) != 1:
         labels = ", ".join(
             f"{item.run.id} ({item.label})" if isinstance(item, Found) else item.folder
@@ -155,3 +150,19 @@ def resolve(text: str, journal: str | None = None, files: Files = LOCAL) -> Foun
     if isinstance(item, Unreadable):
         raise FormatError(item.error.what, on=item.error.on, hint=item.error.hint)
     return item
+
+
+def _called(text: str, journal: str, files: Files) -> list[Found | Unreadable]:
+    """Return the runs of a journal that `text` may mean. Raises `UsageError` if there is none."""
+    here: list[Found | Unreadable] = [
+        item
+        for item in find(journal, files)
+        if isinstance(item, Found)
+        and (item.run.id.startswith(text) or text in (item.run.name, item.label))
+    ]
+    if not here:
+        raise UsageError(
+            f"no run is called {text!r}", on=os.path.abspath(journal), hint="eventlog ls"
+        )
+    exact = [item for item in here if isinstance(item, Found) and item.run.id == text]
+    return list(exact) or here

@@ -81,16 +81,23 @@ def parse_view(text: str, folder: str) -> View:
         return open_view(folder, text)
     try:
         if time.isdecimal():
-            return AsOf(int(time))
+            return AsOf(_held(int(time)))
         moment = dt.datetime.fromisoformat(time.replace("Z", "+00:00"))
         moment = moment if moment.tzinfo else moment.replace(tzinfo=dt.timezone.utc)
         since = moment - dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
-        return AsOf(since // dt.timedelta(microseconds=1) * 1000)
+        return AsOf(_held(since // dt.timedelta(microseconds=1) * 1000))
     except ValueError:
         raise UsageError(
             f"{time!r} is no time",
             hint="as-of:2026-01-31T12:00:00 (UTC), or nanoseconds since 1970",
         ) from None
+
+
+def _held(time: int) -> int:
+    """Return a time that 64 bits hold. Raises `ValueError` for another one."""
+    if not -(2**63) <= time < 2**63:
+        raise ValueError("beyond 64 bits")
+    return time
 
 
 def _compare(

@@ -76,7 +76,7 @@ class Lane:
         self._stay = stay
         self._tell = tell
         self._own: dict[Stream, Target] = {}
-        self._streams: list[Stream] = []
+        self._streams: dict[Stream, None] = {}  # in the order in which they came
         self._queue: deque[Stream] = deque()
         self._changed = threading.Condition()
         self._ended = self._closed = False
@@ -100,8 +100,7 @@ class Lane:
     def add(self, stream: Stream) -> None:
         """Put a run into the queue: it is new, or has changed."""
         with self._changed:
-            if stream not in self._streams:
-                self._streams.append(stream)
+            self._streams[stream] = None
             stream.wake()
             if not stream.queued and not stream.busy:
                 stream.queued = True
@@ -161,7 +160,7 @@ class Lane:
 
     def _work(self) -> None:
         while (stream := self._take()) is not None:
-            more = stream.step(self._target_of(stream), self._enough())
+            more = self._step(stream)
             again = more if stream.error is None else self._went_wrong(stream)
             if stream.error is None:
                 self._worked(stream)
@@ -173,6 +172,14 @@ class Lane:
                     stream.queued = True
                     self._queue.append(stream)
                 self._changed.notify_all()
+
+    def _step(self, stream: Stream) -> bool:
+        try:
+            target = self._target_of(stream)
+        except Exception as error:  # what it was made of is gone: no thread may end of that
+            stream.failed(error)
+            return False
+        return stream.step(target, self._enough())
 
     def _take(self) -> Stream | None:
         """Return the next run whose turn it is; None at the end."""
@@ -188,16 +195,16 @@ class Lane:
                     self._changed.wait_for(lambda: self._closed)
                     return None
                 now = time.monotonic()
-                ready = [stream for stream in self._queue if stream.not_before <= now]
-                if ready and self.given_up is None and self.breaker.admits():
-                    stream = ready[0]
+                ready = next((s for s in self._queue if s.not_before <= now), None)
+                if ready is not None and self.given_up is None and self.breaker.admits():
+                    stream = ready
                     self._queue.remove(stream)
                     stream.queued, stream.busy = False, True
                     return stream
                 if self.given_up is not None and not self._stay:
                     self._give_up_the_rest()
                 waits = [max(0.05, s.not_before - now) for s in self._queue] or [5.0]
-                if ready:
+                if ready is not None:
                     waits = [max(0.05, self.breaker.left())]
                 self._changed.wait(min([*waits, 5.0]))
 

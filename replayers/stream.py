@@ -104,7 +104,7 @@ class Stream:
         except Exception as error:
             if os.environ.get("EVENTLOG_DEBUG") and not isinstance(error, (EventlogError, OSError)):
                 traceback.print_exc()
-            self._failed(error)
+            self.failed(error)
             if isinstance(error, Stopped) and before[0] is not None:
                 self.error, self.exit_code, self.reason = before  # that says more
             return False
@@ -149,7 +149,8 @@ class Stream:
             self._replayer, self._target = replayer.__enter__(), target
         return self._replayer
 
-    def _failed(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> None:
+        """Note why it stands still, and let go of everything."""
         self.close()
         self.error = error
         if isinstance(error, EventlogError):

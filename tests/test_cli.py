@@ -76,6 +76,19 @@ def test_show_tells_a_run_and_takes_a_path_an_id_or_a_name(cli: Cli, journal: Pa
     assert json.loads(cli("show", "q/b", "--journal", journal, "--json").stdout)["id"] == "other"
 
 
+def test_a_folder_that_is_called_like_a_run_does_not_hide_it(
+    cli: Cli, journal: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "cwd" / "b").mkdir()  # of checkpoints, say
+    done = cli("show", "b", "--json", EVENTLOG_DIR=str(journal))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["id"] == "other"
+    (tmp_path / "cwd" / "c").mkdir()
+    done = cli("show", "c", EVENTLOG_DIR=str(journal))
+    assert done.returncode == 2
+    assert "there is no journal here" in done.stderr
+
+
 def test_an_ambiguous_run_is_wrong_usage_and_names_the_candidates(cli: Cli, journal: Path) -> None:
     done = cli("show", "a", "--journal", journal)
     assert done.returncode == 2

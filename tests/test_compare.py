@@ -14,8 +14,10 @@ import pytest
 
 import eventlog
 from eventlog.catalog import Found, find_all
+from eventlog.errors import UsageError
 from eventlog.views import All, AsOf, open_view
 from replayers.compare import Comparer, Difference
+from replayers.diff_command import parse_view
 from replayers.multiset import Counted, hashes
 from replayers.replay import Settings, delivery_of, replay, run_info
 from replayers.target import Rejected, RunInfo, image_schema
@@ -229,3 +231,9 @@ def test_a_multiset_counts() -> None:
     assert b.minus(a).total() == 0
     found = hashes(table([("m", "a", 1, None, 5, None)] * 5))
     assert a.take(found).tolist() == [True] * 3 + [False] * 2
+
+
+@pytest.mark.parametrize("time", ["99999999999999999999", "0001-01-01", "yesterday"])
+def test_a_time_that_no_event_can_have_is_wrong_usage(time: str) -> None:
+    with pytest.raises(UsageError, match="is no time"):
+        parse_view(f"as-of:{time}", ".")

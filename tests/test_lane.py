@@ -13,7 +13,7 @@ import pytest
 
 import eventlog
 from eventlog.catalog import Found, find_all
-from eventlog.errors import AuthenticationError, IntegrityError
+from eventlog.errors import AuthenticationError, IntegrityError, UsageError
 from replayers import lane as module
 from replayers.compare import compare
 from replayers.lane import Lane, work
@@ -346,3 +346,27 @@ def test_quiet_runs_are_let_go_of_and_taken_up_again(
     # Those that were open believe their cursor and send nothing; the others ask.
     assert closed.found.run.id in target.runs
     assert not any(s.open for s in added)
+
+
+def test_a_target_that_cannot_be_made_again_ends_no_thread(tmp_path: Path) -> None:
+    """Of a target of one run at a time another one is made for each run: its configuration may have
+    gone since.
+    """
+    found = make_runs(tmp_path / "j", 3)
+    made: list[MemoryTarget] = []
+
+    def make() -> MemoryTarget:
+        if len(made) > 1:
+            raise UsageError("the configuration has gone")
+        made.append(Watched())
+        made[-1].one_run = True  # type: ignore[attr-defined]
+        return made[-1]
+
+    lane = Lane(make)
+    for item in found:
+        lane.add(Stream(item, str(tmp_path / "state"), QUICK, lane.pace))
+    worker = threading.Thread(target=work, args=([lane], threading.Event()), daemon=True)
+    worker.start()
+    worker.join(30)
+    assert not worker.is_alive()
+    assert [stream.exit_code for stream in lane.streams()] == [0, 2, 2]
