@@ -205,5 +205,5 @@ def _unregister(run: Run) -> None:
 def _at_exit() -> None:
     """Close what was not finished: ``failed`` after an uncaught exception, else ``closed``."""
     failed = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-    for run in list(_open):  # each takes itself out of it
+    for run in _open.copy():  # each takes itself out of it
         run._end(1 if failed is not None else None, sealing=False)
