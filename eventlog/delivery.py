@@ -24,7 +24,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from eventlog.errors import FormatError
@@ -80,7 +80,7 @@ class Cursor:
     """How far a run is with a target.
 
     `footprint` is that of the run's folder (`footprint`) when everything in it was settled,
-    `status` how the run stood then, `rewound` whether it said that it went back. `restarts` tells, by
+    `awaited` tells those in quarantine whose blobs had not come, `status` how the run stood then, `rewound` whether it said that it went back. `restarts` tells, by
     attempt key, at which step it was found to start again, and how, when something was delivered
     on that (`eventlog.views`).
     """
@@ -95,6 +95,7 @@ class Cursor:
     synced: int = 0
     writers: dict[str, Mark] = dataclasses.field(default_factory=dict)
     quarantined: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    awaited: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     footprint: str = ""
     status: str = ""
     rewound: bool = False
@@ -108,17 +109,28 @@ class Cursor:
         """Return the cursor with one writer moved."""
         return dataclasses.replace(self, writers={**self.writers, writer: mark})
 
-    def with_quarantined(self, writer: str, seqs: list[int]) -> Cursor:
-        """Return the cursor with more events in quarantine."""
+    def with_quarantined(self, writer: str, seqs: list[int], awaited: Sequence[int] = ()) -> Cursor:
+        """Return the cursor with more events in quarantine, `awaited` of them for their blobs."""
         there = self.quarantined.get(writer, [])
         known = {**self.quarantined, writer: sorted({*there, *seqs})}
-        return dataclasses.replace(self, quarantined=known)
+        waiting = {*self.awaited.get(writer, [])}.difference(seqs).union(awaited)
+        return dataclasses.replace(
+            self, quarantined=known, awaited=_with(self.awaited, writer, sorted(waiting))
+        )
 
     def without_quarantined(self, writer: str, seqs: list[int]) -> Cursor:
         """Return the cursor with fewer events in quarantine."""
         left = [seq for seq in self.quarantined.get(writer, []) if seq not in seqs]
-        known = {w: s for w, s in {**self.quarantined, writer: left}.items() if s}
-        return dataclasses.replace(self, quarantined=known)
+        waiting = [seq for seq in self.awaited.get(writer, []) if seq not in seqs]
+        return dataclasses.replace(
+            self,
+            quarantined=_with(self.quarantined, writer, left),
+            awaited=_with(self.awaited, writer, waiting),
+        )
+
+
+def _with(known: dict[str, list[int]], writer: str, seqs: list[int]) -> dict[str, list[int]]:
+    return {w: s for w, s in {**known, writer: seqs}.items() if s}
 
 
 def state_folder(journal: str, given: str | None = None) -> str:

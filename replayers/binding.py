@@ -82,6 +82,7 @@ def bind(
             state="",
             writers={},
             quarantined={},
+            awaited={},
             footprint="",
             status="",
             rewound=False,

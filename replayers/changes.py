@@ -17,7 +17,7 @@ from eventlog.errors import EventlogError, UsageError
 from eventlog.files import LOCAL
 from eventlog.glance import RUNNING, glance
 from eventlog.identity import provably_gone
-from eventlog.layout import PROJECT_PREFIX, SEALED, default_journal, segment_name
+from eventlog.layout import BLOBS, PROJECT_PREFIX, SEALED, default_journal, segment_name
 from eventlog.segment import SegmentReader
 
 #: For how long a folder's time of change is not believed to have moved with its last change:
@@ -33,7 +33,7 @@ class _Look:
     """What a run's folder was like."""
 
     found: Found
-    stamps: tuple[int, int] = (-1, -1)
+    stamps: tuple[int, ...] = ()
     moved: float = 0.0
     listed: float = 0.0
     live: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -153,7 +153,7 @@ class Changes:
 
     def _grew(self, look: _Look, now: float) -> bool:
         folder = look.found.folder
-        stamps = (_stamp(folder), _stamp(os.path.join(folder, SEALED)))
+        stamps = tuple(_stamp(os.path.join(folder, *part)) for part in ((), (SEALED,), (BLOBS,)))
         fresh = stamps != look.stamps
         if fresh:
             look.stamps, look.moved = stamps, now

@@ -64,6 +64,8 @@ def diff(
     else:
         _print(found)
         verdict = "the same" if found.explained else "different"
+        if found.explained and (found.missing or found.superseded or found.extra):
+            verdict += ", but for what is explained above"
         output.say(output.safe(f"{item.label} and {label} ({known_as or 'no run'}): {verdict}"))
     return 0 if found.explained else IntegrityError.exit_code
 

@@ -28,6 +28,7 @@ from eventlog.reader import Missing, WriterReader, headers, listing, unreadable
 from eventlog.segment import Header
 from eventlog.views import All, Effective, Restart, View, effective, open_view
 from replayers.about import run_info
+from replayers.awaited import come, waiting
 from replayers.batches import (
     at_positions,
     batches,
@@ -109,9 +110,8 @@ class Loop:
         for writer, reason in lost.items():
             self.outcome.missing[writer] = [Missing(0, -1, reason)]
         try:
-            if self.settings.retry_quarantined:
-                for writer in self._writers():
-                    self._retry(writer)
+            for writer in self._writers():
+                self._retry(writer, self._to_retry(writer))
             for writer in self._writers():
                 self._writer(writer)
                 if self.outcome.more:
@@ -133,7 +133,8 @@ class Loop:
 
     def _rest(self, seen: Glance) -> None:
         """Remember that everything is settled, so that the next call need not look."""
-        print = self.footprint if seen.ends == self._acked() else ""
+        done = seen.ends == self._acked() and not self.cursor.awaited
+        print = self.footprint if done else ""
         if (self.cursor.footprint, self.cursor.status) != (print, seen.status):
             self._save(dataclasses.replace(self.cursor, footprint=print, status=seen.status))
 
@@ -154,6 +155,9 @@ class Loop:
             ends[writer] = max(ends.get(writer, 0), *(gap.last + 1 for gap in gaps))
         outcome.events = max(sum(ends.values()), outcome.settled)
         outcome.quarantined = sum(len(v) for v in self.cursor.quarantined.values())
+        waits = sum(len(v) for v in self.cursor.awaited.values())
+        if waits:
+            outcome.notes.append(f"{waits} events wait for blobs that have not come, or not whole")
 
     def _ends(self) -> dict[str, int]:
         """Return the seq behind the last event of each writer, as far as names and cursor say."""
@@ -307,10 +311,14 @@ class Loop:
         comparer = Comparer(self.folder, self.target, session, self.view, cursor=self.cursor)
         return comparer.run()
 
-    def _retry(self, writer: str) -> None:
-        """Send again what the target refused for good, in batches of one event."""
-        waiting = self.cursor.quarantined.get(writer, [])
-        for table in of_seqs(self.folder, writer, waiting):
+    def _to_retry(self, writer: str) -> list[int]:
+        if self.settings.retry_quarantined:
+            return self.cursor.quarantined.get(writer, [])
+        return come(self.folder, writer, self.cursor.awaited.get(writer, []))
+
+    def _retry(self, writer: str, seqs: list[int]) -> None:
+        """Send again what the target refused, in batches of one event."""
+        for table in of_seqs(self.folder, writer, seqs):
             rows = self.view.rows(writer, table)
             seq = table.column("seq")[0].as_py()
             if rows.num_rows:
@@ -479,8 +487,10 @@ class Loop:
                 on=self.outcome.target,
             ) from error
         self.delivery.record(QUARANTINE, {"writer": writer, "seqs": bad, "reason": error.what})
-        self._save(self.cursor.with_quarantined(writer, bad))
-        return rows.filter(pc.invert(pc.is_in(seqs, pa.array(bad, seqs.type))))
+        refused = pc.is_in(seqs, pa.array(bad, seqs.type))
+        waits = waiting(self.folder, rows.filter(refused))
+        self._save(self.cursor.with_quarantined(writer, bad, waits))
+        return rows.filter(pc.invert(refused))
 
     def _again(self, action: Callable[[], Answer]) -> Answer:
         """Do something that may fail for a while; give up after some tries."""

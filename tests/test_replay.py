@@ -12,11 +12,13 @@ import pyarrow.compute as pc
 import pytest
 
 import eventlog
+from eventlog import blobs
 from eventlog.catalog import Found, find_all
 from eventlog.delivery import Delivery
 from eventlog.errors import AuthenticationError, IntegrityError, TemporaryError
 from eventlog.journal import Options, Writer
 from eventlog.runfile import RunFile, claim
+from eventlog.value import loads
 from replayers.compare import compare
 from replayers.lease import Lost
 from replayers.positions import Positions
@@ -204,6 +206,52 @@ def test_a_refused_event_goes_into_quarantine_and_holds_up_nothing(
     refused = [entry for entry in delivery.ledger() if entry["kind"] == "quarantine"]
     assert [entry["seqs"] for entry in refused] == [[5], [17]]
     assert {entry["reason"] for entry in refused} == {"poison"}
+
+
+def test_an_event_whose_blob_comes_later_is_sent_then(tmp_path: Path, state: str) -> None:
+    """A copy brings files in any order, and may be synced while it goes on."""
+    with eventlog.init("p", "n", id="x", dir=tmp_path / "j", quiet=True) as run:
+        for step in range(4):
+            run.log({"t": eventlog.Table(["a"], [[step]]), "loss": step}, step=step)
+    (item,), _bad = find_all([str(tmp_path / "j")])
+    place = Path(item.folder) / "blobs"
+    there = {path.name: path.read_bytes() for path in place.iterdir()}
+
+    class Reading(MemoryTarget):
+        """Needs the content of tables, as real targets do."""
+
+        def open(self, run: RunInfo) -> MemorySession:
+            session = super().open(run)
+            plain = session.send
+
+            def send(batch: Any) -> list[Change]:
+                for row in batch.to_pylist():
+                    if row["type"] == "table":
+                        try:
+                            blobs.get(item.folder, loads(row["data"])["sha256"])
+                        except IntegrityError as error:
+                            raise Rejected(str(error), seqs=[row["seq"]]) from error
+                return plain(batch)
+
+            session.send = send  # type: ignore[method-assign]
+            return session
+
+    first, second, *_others = sorted(there)
+    (place / first).unlink()
+    (place / second).write_bytes(there[second][:-1])  # half of it has come
+    target = Reading()
+    outcome = sync(item, target, state)
+    assert (outcome.quarantined, outcome.settled) == (2, outcome.events)
+    assert "2 events wait" in " ".join(outcome.notes)
+    assert not sync(item, target, state).contacted, "nothing has come: nobody is asked"
+    (place / first).write_bytes(there[first])
+    outcome = sync(item, target, state)
+    assert (outcome.sent, outcome.quarantined) == (1, 1)
+    (place / second).write_bytes(there[second])
+    outcome = sync(item, target, state)
+    assert (outcome.sent, outcome.quarantined, outcome.notes) == (1, 0, [])
+    assert not sync(item, target, state).contacted
+    check(item, target, 8)
 
 
 def test_the_ledger_tells_every_delivery(found: Found, state: str) -> None:
