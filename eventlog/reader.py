@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _TRIES = 5
+#: Rows of which events are made in one go.
+_AT_ONCE = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,8 +252,16 @@ class WriterReader:
 
     def events(self) -> Iterator[Event]:
         """Yield the events one by one."""
+        import numpy as np
+
         for table in self.tables():
-            yield from frames.to_events(table)
+            seqs = table.column("seq").to_numpy()
+            start = 0
+            while start < len(seqs):  # a part at a time: who wants one event pays for few
+                last = seqs[min(start + _AT_ONCE, len(seqs)) - 1]
+                stop = int(np.searchsorted(seqs, last, "right"))
+                yield from frames.to_events(table.slice(start, stop - start))
+                start = stop
 
     # ---------------------------------------------------------------- where to read on
 

@@ -24,6 +24,7 @@ from eventlog.files import Files
 from eventlog.frame import to_events
 from eventlog.glance import Glance, Tally, count, sum_up
 from eventlog.ledger import DELIVERY, LOSS, MAPPING, QUARANTINE
+from eventlog.mentions import may_mention
 from eventlog.reader import Missing, WriterReader, headers, listing, unreadable
 from eventlog.segment import Header
 from eventlog.views import All, Effective, Restart, View, effective, open_view
@@ -237,8 +238,10 @@ class Loop:
     def _rewinds_ahead(self, writer: str) -> bool:
         import pyarrow.compute as pc
 
-        reader = WriterReader(self.folder, writer, start=self.cursor.mark(writer).acked)
-        for table in reader.tables():
+        start = self.cursor.mark(writer).acked
+        if not may_mention(self.folder, writer, "rewind", start=start):
+            return False
+        for table in WriterReader(self.folder, writer, start=start).tables():
             stated = pc.equal(table.column("kind"), STATE)
             if pc.any(pc.and_(stated, pc.equal(table.column("key"), "rewind"))).as_py():
                 return True

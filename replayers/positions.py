@@ -23,9 +23,10 @@ class Positions:
         """Return the set of these seqs of one writer."""
         import numpy as np
 
-        given = seqs if isinstance(seqs, np.ndarray) else np.fromiter(seqs, np.int64)
-        values = np.unique(given)
-        breaks = np.flatnonzero(np.diff(values) != 1)
+        values = seqs if isinstance(seqs, np.ndarray) else np.fromiter(seqs, np.int64)
+        if (values[1:] < values[:-1]).any():
+            values = np.sort(values)
+        breaks = np.flatnonzero(np.diff(values) > 1)
         firsts = values[np.concatenate([[0], breaks + 1])] if len(values) else values
         lasts = values[np.concatenate([breaks, [-1]])] if len(values) else values
         return cls({writer: zip(firsts.tolist(), lasts.tolist(), strict=True)})

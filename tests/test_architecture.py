@@ -22,7 +22,7 @@ EVENTLOG = [
     {"chain", "sealed"},
     {"commit"},
     {"journal", "reader", "runfile", "attempts", "home"},
-    {"seal", "forks", "views", "glance", "resume", "catalog"},
+    {"seal", "forks", "views", "glance", "resume", "catalog", "mentions"},
     {"ledger"},
     {"delivery"},
     {"restored"},

@@ -1,0 +1,58 @@
+"""Whether a key may occur in a run, found out without reading events: a search through bytes.
+
+The frames of a segment hold keys as they are, so a segment without the key's bytes has no row of
+it. That checks no checksum and believes nothing: who is told yes, reads.
+"""
+
+from __future__ import annotations
+
+import os
+
+from eventlog.errors import FormatError
+from eventlog.files import LOCAL, Store
+from eventlog.layout import SEALED
+from eventlog.reader import listing
+from eventlog.sealed import SealedFile
+
+_CHUNK = 2**20
+
+
+def may_mention(
+    folder: str, writer: str, key: str, *, start: int = 0, store: Store = LOCAL
+) -> bool:
+    """Return False if no event of a writer from seq `start` on has a row of this key, as far as its
+    files can be read.
+    """
+    found = listing(folder, store)
+    live = [os.path.join(folder, str(name)) for name in found.segments.get(writer, ())]
+    names = [name for name in found.sealed.get(writer, ()) if name.last >= start]
+    sealed = [os.path.join(folder, SEALED, str(name)) for name in names]
+    try:
+        return any(_in_bytes(path, key.encode(), store) for path in live) or any(
+            _in_words(path, key, start, store) for path in sealed
+        )
+    except (OSError, FormatError):  # sealed in this moment, say: whoever reads finds out
+        return True
+
+
+def _in_bytes(path: str, word: bytes, store: Store) -> bool:
+    held = b""
+    with store.open(path) as file:
+        while chunk := file.read(_CHUNK):
+            if word in chunk or word in held + chunk[: len(word)]:
+                return True
+            held = chunk[-len(word) :]
+    return False
+
+
+def _in_words(path: str, word: str, start: int, store: Store) -> bool:
+    import pyarrow.compute as pc
+
+    with SealedFile(path, store, words=["key"]) as file:
+        for group, (_rows, _first, last, _print) in enumerate(file.groups):
+            if last < start:
+                continue
+            for chunk in file.rows(group, ["key"]).column("key").chunks:
+                if pc.any(pc.equal(chunk.dictionary, word)).as_py():
+                    return True
+    return False
