@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from eventlog import blobs
+from eventlog.columns import is_word
 from eventlog.errors import EventlogError, FormatError, IntegrityError
 from eventlog.event import STATE
 from eventlog.files import LOCAL, Store
@@ -350,7 +351,7 @@ def _declared(table: pa.Table) -> Iterator[dict[str, int | None]]:
     import pyarrow.compute as pc
 
     rows = table.filter(
-        pc.and_(pc.equal(table.column("kind"), STATE), pc.equal(table.column("key"), "writers"))
+        pc.and_(is_word(table.column("kind"), STATE), is_word(table.column("key"), "writers"))
     )
     for data in rows.column("data").to_pylist():
         try:
@@ -365,14 +366,11 @@ def _blobs(folder: str, writer: str, store: Store) -> list[tuple[int, str, bool]
     """Check every blob that an event names; return the event, what is wrong, and whether a power
     cut may have done it.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     problems: list[tuple[int, str, bool]] = []
     checked: set[str] = set()
     try:
         for table in WriterReader(folder, writer, skip_missing=True, store=store).tables():
-            named = table.filter(pc.is_in(table.column("type"), pa.array(["table", "blob"])))
+            named = table.filter(is_word(table.column("type"), "table", "blob"))
             for seq, data in zip(
                 *(named.column(n).to_pylist() for n in ("seq", "data")), strict=True
             ):

@@ -15,6 +15,8 @@ import functools
 import zlib
 from typing import TYPE_CHECKING, Any
 
+from eventlog.columns import numbers, present
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -28,11 +30,11 @@ def fingerprint(table: pa.Table) -> int:
     import pyarrow as pa
 
     check = zlib.crc32(str(table.num_rows).encode())
-    period = _period(table.column(0).to_numpy()) if table.num_rows else 0
+    period = _period(numbers(table.column(0))) if table.num_rows else 0
     for column in table.combine_chunks().columns:
-        array = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+        array = column.chunk(0) if column.num_chunks else pa.nulls(0, column.type)
         if array.null_count:
-            missing = array.is_null().to_numpy(zero_copy_only=False)
+            missing = ~present(array)
             check = zlib.crc32(np.packbits(missing).tobytes(), check)
         else:
             missing = None
@@ -40,8 +42,8 @@ def fingerprint(table: pa.Table) -> int:
         if pa.types.is_dictionary(array.type):
             check = _dictionary(array, period, check)
         elif pa.types.is_primitive(array.type):
-            numbers = np.frombuffer(array.buffers()[1], dtype=np.uint64)
-            bits = numbers[array.offset : array.offset + len(array)]
+            words = np.frombuffer(array.buffers()[1], dtype=np.uint64)
+            bits = words[array.offset : array.offset + len(array)]
             whole = bits if missing is None else np.where(missing, np.uint64(0), bits)
             check = zlib.crc32(np.ascontiguousarray(whole).view(np.uint8).data, check)
         else:
@@ -64,7 +66,9 @@ def _texts(array: pa.Array, check: int) -> int:
     import numpy as np
     import pyarrow.compute as pc
 
-    lengths = pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False)
+    lengths = numbers(pc.binary_length(array))
+    if array.null_count:
+        lengths = np.where(present(array), lengths, np.int32(-1))
     offsets = np.frombuffer(array.buffers()[1], dtype=np.int32)
     start, stop = offsets[array.offset], offsets[array.offset + len(array)]
     data = array.buffers()[2]
@@ -75,9 +79,9 @@ def _texts(array: pa.Array, check: int) -> int:
 def _dictionary(array: pa.DictionaryArray, period: int, check: int) -> int:
     import numpy as np
 
-    indices = array.indices.to_numpy(zero_copy_only=False)
     if array.null_count:
         return _texts(array.cast(array.type.value_type), check)
+    indices = numbers(array.indices)
     if len(indices) and (indices == indices[0]).all():
         period = 1
     count, rest = divmod(len(indices), period) if period else (0, 0)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from eventlog.columns import numbers
 from eventlog.errors import FormatError
 from eventlog.event import digest
 from eventlog.files import LOCAL, Store
@@ -75,7 +76,7 @@ def _windows(tables: Iterator[pa.Table], last: int) -> Iterator[tuple[int, pa.Ta
     number = -1
     held: list[pa.Table] = []
     for table in tables:
-        seqs = table.column("seq").to_numpy()
+        seqs = numbers(table.column("seq"))
         table, seqs = table.slice(0, int(np.searchsorted(seqs, last, "right"))), seqs[seqs <= last]
         at = 0
         while at < len(seqs):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eventlog.attempts import Attempt, attempts
+from eventlog.columns import is_word
 from eventlog.event import METRIC, STATE
 from eventlog.files import LOCAL, Store
 from eventlog.identity import provably_gone
@@ -143,12 +144,12 @@ def count(seen: Tally, table: pa.Table) -> None:
     seen.end = seqs[-1].as_py() + 1
     seen.events += seen.end - seqs[0].as_py()
     kinds = table.column("kind")
-    seen.points += pc.sum(pc.equal(kinds, METRIC)).as_py() or 0
+    seen.points += pc.sum(is_word(kinds, METRIC)).as_py() or 0
     seen.last = max(seen.last, pc.max(table.column("time").cast("int64")).as_py())
     step = pc.max(table.column("step")).as_py()
     if step is not None:
         seen.last_step = step if seen.last_step is None else max(step, seen.last_step)
-    states = table.filter(pc.equal(kinds, STATE))
+    states = table.filter(is_word(kinds, STATE))
     times = states.column("time").cast("int64").to_pylist()
     for time, row in zip(times, states.drop_columns(["time"]).to_pylist(), strict=True):
         _state(seen, time, row)

@@ -10,22 +10,32 @@ it is asked for a column's place.
 from __future__ import annotations
 
 import struct
+import zlib
+from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-#: The first bytes of a page that are looked at for its header.
-_LOOKED_AT = 2**16
+#: The first bytes of a page that are looked at for its header: enough for nearly all, and for all.
+_OFTEN, _LOOKED_AT = 512, 2**16
 _DEEPEST = 16
 _MOST_VALUES = 5_000_000
 
 _DICTIONARY = 2
+#: Encodings of pages that hold nothing but places in the dictionary.
+_CODED = (2, 8)
+#: Compressions by Parquet's number for them.
+_CODECS: dict[int, str | None] = {0: None, 1: "snappy", 6: "zstd"}
+#: A dictionary of more bytes is not read here. (A writer that lets one grow to a megabyte goes on
+#: without it.)
+_MOST_WORDS = 2**19
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 
 
 class Column(NamedTuple):
-    """Where a column of a row group lies, in bytes."""
+    """Where a column of a row group lies, in bytes, and the number of its compression."""
 
     start: int
     stop: int
+    codec: int = 0
 
 
 class Group(NamedTuple):
@@ -67,7 +77,7 @@ def groups(file: BinaryIO) -> list[Group]:
 def _column(chunk: dict[int, Any]) -> tuple[str, Column]:
     meta = chunk[3]
     start = min(int(meta[at]) for at in (9, 11) if meta.get(at))
-    return b".".join(meta[3]).decode(), Column(start, start + int(meta[7]))
+    return b".".join(meta[3]).decode(), Column(start, start + int(meta[7]), int(meta[4]))
 
 
 def unpacked(file: BinaryIO, column: Column) -> Unpacked:
@@ -78,60 +88,154 @@ def unpacked(file: BinaryIO, column: Column) -> Unpacked:
     ValueError
         If its pages are not what the footer says.
     """
-    at = column.start
     total = largest = 0
-    while 0 < at < column.stop:
-        file.seek(at)
-        reader = _Reader(file.read(min(_LOOKED_AT, column.stop - at)))
-        try:
-            fields = reader.struct()
-            kind, size, packed = int(fields[1]), int(fields[2]), int(fields[3])
-        except (IndexError, KeyError, TypeError):
-            raise ValueError("a page has no header") from None
-        if size < 0 or packed < 0:
-            raise ValueError("a page has a negative size")
-        total += size
-        largest = max(largest, size if kind == _DICTIONARY else 0)
-        at += reader.at + packed
-    if at != column.stop:
-        raise ValueError("its pages do not end where the footer says")
+    for page in _pages(file, column):
+        total += page.size
+        largest = max(largest, page.size if page.kind == _DICTIONARY else 0)
     return Unpacked(total, largest)
 
 
+def words(file: BinaryIO, column: Column) -> list[bytes] | None:
+    """Return every text that a column of a row group can have, as its dictionary says, whose
+    checksum holds.
+
+    Returns
+    -------
+    list of bytes, or None
+        None if the column may have other texts, or the dictionary cannot be read here.
+
+    Raises
+    ------
+    ValueError
+        If its pages are not what the footer says.
+    """
+    found = list(_pages(file, column))
+    coded = all(page.encoding in _CODED for page in found[1:])
+    if len(found) < 2 or found[0].kind != _DICTIONARY or not coded:
+        return None
+    first = found[0]
+    if max(first.size, first.packed) > _MOST_WORDS or column.codec not in _CODECS:
+        return None
+    file.seek(first.at)
+    raw = file.read(first.packed)
+    if first.crc is None or zlib.crc32(raw) != first.crc & 0xFFFF_FFFF:
+        return None
+    codec = _CODECS[column.codec]
+    if codec is not None:
+        import pyarrow as pa
+
+        try:
+            raw = pa.decompress(raw, first.size, codec=codec, asbytes=True)
+        except (pa.ArrowException, OSError):
+            return None
+    return _texts(raw) if len(raw) == first.size else None
+
+
+def _texts(raw: bytes) -> list[bytes] | None:
+    """Return the texts of a dictionary page: each behind its length."""
+    out, at = [], 0
+    while at < len(raw):
+        (length,) = struct.unpack_from("<I", raw, at) if at + 4 <= len(raw) else (len(raw),)
+        at += 4 + length
+        if at > len(raw):
+            return None
+        out.append(raw[at - length : at])
+    return out
+
+
+class _Page(NamedTuple):
+    """A page: where its bytes begin, behind the header, and what the header says."""
+
+    at: int
+    kind: int
+    size: int
+    packed: int
+    crc: int | None
+    encoding: int
+
+
+def _pages(file: BinaryIO, column: Column) -> Iterator[_Page]:
+    """Yield the pages of a column. Raises `ValueError` if they are not what the footer says."""
+    at = column.start
+    while 0 < at < column.stop:
+        fields, at = _header(file, at, column.stop)
+        try:
+            size, packed, crc = int(fields[2]), int(fields[3]), fields.get(4)
+            data = fields.get(5) or fields.get(7) or {}
+            page = _Page(at, int(fields[1]), size, packed, crc, int(data.get(2, -1)))
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError("a page has no header") from None
+        if size < 0 or packed < 0:
+            raise ValueError("a page has a negative size")
+        yield page
+        at += packed
+    if at != column.stop:
+        raise ValueError("its pages do not end where the footer says")
+
+
+def _header(file: BinaryIO, at: int, stop: int) -> tuple[dict[int, Any], int]:
+    """Return the fields of the header of a page, and where the page's bytes begin."""
+    for most in (_OFTEN, _LOOKED_AT):
+        file.seek(at)
+        reader = _Reader(file.read(min(most, stop - at)))
+        try:
+            return reader.struct(), at + reader.at
+        except (IndexError, TypeError):
+            continue
+    raise ValueError("a page has no header")
+
+
 class _Reader:
-    """Reads Thrift's compact protocol. Raises `IndexError` at the end, `ValueError` for nonsense."""
+    """Reads Thrift's compact protocol. Raises `IndexError` at the end, `ValueError` for nonsense.
+
+    Ten thousand headers are read for a long run: the common kinds are read where they are met.
+    """
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
-        self._values = 0
+        self._left = _MOST_VALUES
         self.at = 0
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
         """Read a struct; return its fields by number: integers, bytes, lists and structs."""
+        raw = self._raw
         fields: dict[int, Any] = {}
         last = 0
-        while head := self._byte():
+        while head := raw[self.at]:
+            self.at += 1
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError("it is too large")
             delta, kind = head >> 4, head & 15
             last = last + delta if delta else self._number()
-            fields[last] = kind if kind in (_TRUE, _FALSE) else self._value(kind, depth + 1)
+            if _I16 <= kind <= _I64:
+                byte = raw[self.at]
+                if byte < 128:
+                    self.at += 1
+                    fields[last] = (byte >> 1) ^ -(byte & 1)
+                else:
+                    fields[last] = self._number()
+            else:
+                fields[last] = kind if kind <= _FALSE else self._value(kind, depth + 1)
+        self.at += 1
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
-        self._values += 1
-        if depth > _DEEPEST or self._values > _MOST_VALUES:
+        self._left -= 1
+        if depth > _DEEPEST or self._left < 0:
             raise ValueError("it is too deep or too large")
-        if kind in (_I16, _I32, _I64):
+        if _I16 <= kind <= _I64:
             return self._number()
-        if kind in (_BYTE, _TRUE, _FALSE):
-            return self._byte()
         if kind == _BINARY:
             return self._bytes(self._varint())
-        if kind == _DOUBLE:
-            return self._bytes(8)
         if kind == _STRUCT:
             return self.struct(depth)
+        if kind in (_BYTE, _TRUE, _FALSE):
+            return self._bytes(1)[0]
+        if kind == _DOUBLE:
+            return self._bytes(8)
         if kind in (_LIST, _SET):
-            head = self._byte()
+            head = self._bytes(1)[0]
             count = self._varint() if head >> 4 == 15 else head >> 4
             return [self._value(head & 15, depth + 1) for _ in range(count)]
         raise ValueError("it has a field of no known type")
@@ -142,14 +246,12 @@ class _Reader:
             raise IndexError("it ends too early")
         return self._raw[self.at - count : self.at]
 
-    def _byte(self) -> int:
-        self.at += 1
-        return self._raw[self.at - 1]
-
     def _varint(self) -> int:
+        raw = self._raw
         value = shift = 0
         while True:
-            byte = self._byte()
+            byte = raw[self.at]
+            self.at += 1
             value |= (byte & 127) << shift
             if byte < 128:
                 return value

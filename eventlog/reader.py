@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventlog import frame as frames
 from eventlog import strip
+from eventlog.columns import booleans, integers, is_word, numbers, truths
 from eventlog.errors import FormatError
 from eventlog.event import Event
 from eventlog.files import LOCAL, Files, Store
@@ -103,7 +104,7 @@ def span_columns(
                 f"a frame is no valid Arrow message ({error})", on=reader.path
             ) from error
         found = [column.chunk(0) for column in table.columns]
-    seqs = found[0].to_numpy()
+    seqs = numbers(found[0])
     steps = np.diff(seqs)
     last = span.first_seq + span.count - 1
     if seqs[0] != span.first_seq or seqs[-1] != last or not ((steps == 0) | (steps == 1)).all():
@@ -361,10 +362,8 @@ class WriterReader:
 
     def _chosen(self, table: pa.Table) -> pa.Table:
         """Return the rows and columns that were asked for."""
-        import pyarrow.compute as pc
-
         if self._key is not None:
-            table = table.filter(pc.equal(table.column("key"), self._key))
+            table = table.filter(is_word(table.column("key"), self._key))
         return table if self._columns is None else table.select(self._schema().names)
 
     def _schema(self) -> pa.Schema:
@@ -408,53 +407,46 @@ class WriterReader:
                 yield rows
 
     def _of_key(self, file: SealedFile, group: int, names: list[str]) -> pa.Table | None:
-        """Return the rows of the key; nothing else is unpacked of a row group without it."""
+        """Return the rows of the key; nothing is unpacked of a row group without it."""
         import numpy as np
-        import pyarrow as pa
 
-        index = file.rows(group, ["key", "writer"]).combine_chunks()
-        mask = _is(index.column("key"), self._key or "") & _is(index.column("writer"), self.writer)
-        rows = np.flatnonzero(mask)
-        if not len(rows):
+        key = self._key or ""
+        if not file.may_have(group, "key", key):
             return None
-        others = [name for name in names if name != "key"]
-        found = file.rows(group, others).take(pa.array(rows))
-        if "key" not in names:
-            return found
-        key = index.column("key").take(pa.array(rows)).cast("utf8")
-        return found.append_column(frames.schema().field("key"), key)
+        found = file.rows(group, [*dict.fromkeys([*names, "key", "writer"])])
+        rows = np.flatnonzero(
+            _is(found.column("key"), key) & _is(found.column("writer"), self.writer)
+        )
+        return found.take(integers(rows)) if len(rows) else None
 
     def _from_next(self, table: pa.Table) -> pa.Table:
         """Return the rows from `next_seq` on."""
         import numpy as np
 
-        return table.slice(int(np.searchsorted(table.column(0).to_numpy(), self.next_seq)))
+        return table.slice(int(np.searchsorted(numbers(table.column(0)), self.next_seq)))
 
 
 def of_writer(table: pa.Table, writer: str) -> pa.Table:
     """Return the rows of one writer."""
-    import pyarrow as pa
-
     column = table.column("writer").combine_chunks()
     if column.dictionary.to_pylist() == [writer]:
         return table
-    return table.filter(pa.array(_is(table.column("writer"), writer)))
+    return table.filter(booleans(_is(table.column("writer"), writer)))
 
 
 def _is(column: pa.ChunkedArray, word: str) -> Any:
     """Return where a column of dictionaries holds a word."""
     import numpy as np
-    import pyarrow.compute as pc
 
     parts = [np.empty(0, bool)]
     for chunk in column.chunks:
-        places = np.flatnonzero(pc.equal(chunk.dictionary, word).to_numpy(zero_copy_only=False))
+        places = np.flatnonzero(truths(is_word(chunk.dictionary, word)))
         if len(places) == len(chunk.dictionary):
             parts.append(np.ones(len(chunk), bool))
             continue
         found = np.zeros(len(chunk), bool)
         for place in places.tolist():
-            found |= chunk.indices.to_numpy() == place
+            found |= numbers(chunk.indices) == place
         parts.append(found)
     return np.concatenate(parts)
 

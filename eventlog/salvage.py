@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from eventlog import blobs, runfile
+from eventlog.columns import numbers
 from eventlog.errors import FormatError, IntegrityError, UsageError
 from eventlog.files import LOCAL, Files
 from eventlog.layout import BLOBS, RUN_FILE, SEALED, SealedName, is_blob
@@ -388,7 +389,7 @@ class _Writer:
 def _between(table: pa.Table, first: int, last: int) -> pa.Table:
     import numpy as np
 
-    seqs = table.column("seq").to_numpy()
+    seqs = numbers(table.column("seq"))
     start, stop = np.searchsorted(seqs, first), np.searchsorted(seqs, last, "right")
     return table.slice(int(start), int(stop - start))
 

@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING
 
 from eventlog import frame as frames
+from eventlog.columns import numbers
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, TEMPORARY, Files
 from eventlog.fingerprint import fingerprint
@@ -292,7 +293,7 @@ def _at(table: pa.Table, seq: int) -> int:
     """Return the first row of an event."""
     import numpy as np
 
-    return int(np.searchsorted(table.column("seq").to_numpy(), seq))
+    return int(np.searchsorted(numbers(table.column("seq")), seq))
 
 
 def _first_unsealed(folder: str, writer: str, first: int, files: Files) -> int:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from eventlog import frame as frames
 from eventlog import pages
+from eventlog.columns import numbers, repeated
 from eventlog.errors import FormatError, IntegrityError
 from eventlog.files import LOCAL, TEMPORARY, Files, Store
 from eventlog.fingerprint import fingerprint
@@ -188,7 +189,7 @@ class SealedFile:
             for at, name in enumerate(found.schema.names):
                 column = found.column(at)
                 if pa.types.is_dictionary(column.type):
-                    column.validate(full=True)  # nothing else looks whether indices are in bounds
+                    _in_bounds(column)  # nothing else looks
                     if name not in self._words:
                         field = found.schema.field(at).with_type(column.type.value_type)
                         found = found.set_column(at, field, _spelled_out(column))
@@ -198,13 +199,16 @@ class SealedFile:
                 raise  # the disk's, and not Arrow's
             raise FormatError(f"a sealed file cannot be read ({error})", on=self.path) from error
 
+    def _places(self) -> list[pages.Group]:
+        if self._layout is None:
+            self._layout = pages.groups(self._file)
+        return self._layout
+
     def _bound(self, group: int, names: Sequence[str]) -> None:
         """Raise `ValueError` if columns of a row group would take more memory than any that was
         sealed.
         """
-        if self._layout is None:
-            self._layout = pages.groups(self._file)
-        rows, columns = self._layout[group]
+        rows, columns = self._places()[group]
         total = 0
         for name in names:
             size = pages.unpacked(self._file, columns[name])
@@ -213,6 +217,21 @@ class SealedFile:
                 total += size.dictionary * (rows if name == "data" else 1)
         if rows > MOST_ROWS or total > MOST_BYTES:
             raise ValueError(f"row group {group} has {rows} rows and unpacks to {total} bytes")
+
+    def may_have(self, group: int, column: str, word: str) -> bool:
+        """Return whether a column of a row group may have a text; False is certain: of words that
+        repeat, Parquet keeps a dictionary, with a checksum, in front of the rows.
+
+        Raises
+        ------
+        FormatError
+            If the file's pages are not what its footer says.
+        """
+        try:
+            found = pages.words(self._file, self._places()[group].columns[column])
+        except (ValueError, KeyError, IndexError) as error:
+            raise FormatError(f"a sealed file cannot be read ({error})", on=self.path) from error
+        return found is None or word.encode("utf8", "surrogatepass") in found
 
     def checked(self, group: int) -> pa.Table:
         """Return a row group.
@@ -275,6 +294,22 @@ def _open_parquet(path: str, file: BinaryIO) -> Any:
         raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
 
 
+def _in_bounds(column: pa.ChunkedArray) -> None:
+    """Raise `ValueError` or one of Arrow's if an index of a dictionary is none, or a word is no
+    text.
+    """
+    import numpy as np
+
+    for chunk in column.chunks:
+        if chunk.null_count:
+            chunk.validate(full=True)
+            continue
+        chunk.dictionary.validate(full=True)
+        indices = numbers(chunk.indices).view(np.uint32)  # and so none is below zero
+        if len(indices) and indices.max() >= len(chunk.dictionary):
+            raise ValueError("it has a word that is in no dictionary")
+
+
 def _spelled_out(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column of dictionaries as plain text. Raises `ValueError` if that is too much."""
     import numpy as np
@@ -282,8 +317,9 @@ def _spelled_out(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
     total = 0
     for chunk in column.chunks:
-        lengths = pc.binary_length(chunk.dictionary).to_numpy(zero_copy_only=False)
-        often = np.bincount(chunk.indices.to_numpy(), minlength=len(lengths))
+        lengths = numbers(pc.binary_length(chunk.dictionary))
+        indices = chunk.indices.drop_null() if chunk.null_count else chunk.indices
+        often = np.bincount(numbers(indices), minlength=len(lengths))
         total += int((often * lengths).sum()) if len(lengths) else 0
     if total > MOST_BYTES:
         raise ValueError(f"a column of words takes {total} bytes")
@@ -446,14 +482,9 @@ class SealedWriter:
 
 def with_origin(columns: Sequence[Any], run: str, writer: str) -> pa.Table:
     """Return the columns of a segment's rows with those of a sealed file's behind them."""
-    import numpy as np
     import pyarrow as pa
 
-    rows = len(columns[0])
-    zeros = pa.Array.from_buffers(pa.int32(), rows, [None, pa.py_buffer(np.zeros(rows, np.int32))])
-    origin = [
-        pa.DictionaryArray.from_arrays(zeros, pa.array([text], pa.utf8())) for text in (run, writer)
-    ]
+    origin = [repeated(text, len(columns[0]), dictionary=True) for text in (run, writer)]
     names = [field.name for field in sealed_schema()]
     return pa.Table.from_arrays([*columns, *origin], names=names)
 
@@ -508,7 +539,7 @@ def whole_events(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     for table in tables:
         whole = table if held is None or not held.num_rows else pa.concat_tables([held, table])
         whole = whole.combine_chunks()
-        seqs = whole.column("seq").to_numpy()
+        seqs = numbers(whole.column("seq"))
         at = int(np.searchsorted(seqs, seqs[-1])) if len(seqs) else 0
         if at:
             yield whole.slice(0, at)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from eventlog import frame as frames
 from eventlog.attempts import attempts
 from eventlog.catalog import resolve
+from eventlog.columns import repeated
 from eventlog.files import LOCAL, Store
 from eventlog.reader import WriterReader, headers
 from eventlog.views import open_view
@@ -65,8 +66,8 @@ def series(
     Returns
     -------
     pyarrow.Table
-        The journal's columns (FORMAT.md) and `writer`; writers in the order of their attempts, the
-        rows of each in the order in which they were logged. Numbers that a float64 holds are in
+        The journal's columns (FORMAT.md) and `writer`, in many chunks; writers in the order of
+        their attempts, the rows of each in the order in which they were logged. Numbers that a float64 holds are in
         `num`; `eventlog.value.decode` makes values of the rest.
 
     Raises
@@ -82,7 +83,8 @@ def series(
 
     schema = frames.schema().append(pa.field("writer", pa.utf8(), nullable=False))
     tables = list(_tables(folder, key, view, skip_missing, store))
-    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+    none = pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
+    return pa.concat_tables([none, *tables])
 
 
 def _tables(
@@ -96,5 +98,5 @@ def _tables(
             reader = WriterReader(folder, writer, skip_missing=skip_missing, store=store, key=key)
             for table in reader.tables():
                 rows = chosen.rows(writer, table)
-                names = pa.array([writer] * rows.num_rows, pa.utf8())
+                names = repeated(writer, rows.num_rows)
                 yield rows.append_column(pa.field("writer", pa.utf8(), nullable=False), names)

@@ -13,6 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from eventlog import frame as frames
+from eventlog.columns import numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -251,10 +252,9 @@ def _repeated(places: Any, text: bytes, kind: pa.DataType, count: int) -> pa.Arr
     if once is None:
         return None
     encoded = once.dictionary_encode()
-    indices = pa.py_buffer(np.tile(encoded.indices.to_numpy(), count))
-    rows = len(once) * count
-    numbers = pa.Array.from_buffers(pa.int32(), rows, [None, indices])
-    return pa.DictionaryArray.from_arrays(numbers, encoded.dictionary)
+    data = pa.py_buffer(np.tile(numbers(encoded.indices), count))
+    indices = pa.Array.from_buffers(pa.int32(), len(once) * count, [None, data])
+    return pa.DictionaryArray.from_arrays(indices, encoded.dictionary)
 
 
 def _proven(array: pa.Array, rows: int) -> pa.Array | None:

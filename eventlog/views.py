@@ -41,6 +41,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eventlog.attempts import Attempt, attempts, follows
+from eventlog.columns import booleans, is_word, numbers, present, truths
 from eventlog.errors import UsageError
 from eventlog.event import METRIC, STATE
 from eventlog.files import LOCAL, Store
@@ -82,11 +83,7 @@ class AsOf:
     name: str = "as-of"
 
     def rows(self, writer: str, table: pa.Table) -> pa.Table:  # noqa: ARG002 - the protocol's
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        limit = pa.scalar(self.time, pa.timestamp("ns", "UTC"))
-        return table.filter(pc.less_equal(table.column("time"), limit))
+        return table.filter(booleans(numbers(table.column("time")) <= self.time))
 
 
 @dataclasses.dataclass
@@ -148,9 +145,7 @@ class Effective:
         mask = self.superseded(writer, table)
         if mask is None or not mask.any():
             return table
-        import pyarrow as pa
-
-        return table.filter(pa.array(~mask))
+        return table.filter(booleans(~mask))
 
     def superseded(self, writer: str, table: pa.Table) -> Any:
         """Return a boolean array, True where a row is superseded; None if none can be."""
@@ -167,7 +162,7 @@ class Effective:
         if limit is not None:
             mask |= steps > limit
         for seq, step in rewinds:
-            mask |= (table.column("seq").to_numpy() < seq) & (steps > step)
+            mask |= (numbers(table.column("seq")) < seq) & (steps > step)
         if later:
             self._logged_again(table, steps, later, mask)
         return mask & has_step
@@ -332,9 +327,7 @@ def _trace(folder: str, attempt: Attempt, store: Store, *, alone: bool) -> _Trac
 
 
 def _note(trace: _Trace, writer: str, table: pa.Table, seen: dict[int, None]) -> None:
-    import pyarrow.compute as pc
-
-    trace.last_time = max(trace.last_time, int(pc.max(table.column("time").cast("int64")).as_py()))
+    trace.last_time = max(trace.last_time, int(numbers(table.column("time")).max()))
     has_step, steps = _steps(table)
     codes, words = _codes(table)
     if has_step.any():
@@ -356,10 +349,10 @@ def _note(trace: _Trace, writer: str, table: pa.Table, seen: dict[int, None]) ->
 def _note_rewinds(trace: _Trace, writer: str, table: pa.Table) -> None:
     import pyarrow.compute as pc
 
-    state = pc.equal(table.column("kind"), STATE)
-    ended = pc.and_(state, pc.equal(table.column("key"), "exit_code"))
+    state = is_word(table.column("kind"), STATE)
+    ended = pc.and_(state, is_word(table.column("key"), "exit_code"))
     trace.ended = trace.ended or bool(pc.any(ended).as_py())
-    stated = pc.and_(pc.equal(table.column("kind"), STATE), pc.equal(table.column("key"), "rewind"))
+    stated = pc.and_(state, is_word(table.column("key"), "rewind"))
     for row in table.filter(stated).select(["seq", "num"]).to_pylist():
         if row["num"] is not None and math.isfinite(row["num"]):
             trace.rewinds.append((writer, row["seq"], int(row["num"])))
@@ -367,15 +360,11 @@ def _note_rewinds(trace: _Trace, writer: str, table: pa.Table) -> None:
 
 def _steps(table: pa.Table) -> tuple[Any, Any]:
     """Return which rows are metrics with a step, and the steps (0 where there is none)."""
-    import pyarrow.compute as pc
-
     column = table.column("step")
-    metric = pc.equal(table.column("kind"), METRIC)
-    has = pc.and_(metric, column.is_valid()).to_numpy()
-    return has, pc.fill_null(column, 0).to_numpy()
+    return truths(is_word(table.column("kind"), METRIC)) & present(column), numbers(column)
 
 
 def _codes(table: pa.Table) -> tuple[Any, list[str]]:
     """Return the keys as numbers, and what the numbers stand for."""
     encoded = table.column("key").combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    return numbers(encoded.indices), encoded.dictionary.to_pylist()

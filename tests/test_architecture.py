@@ -14,7 +14,7 @@ TOP = Path(__file__).resolve().parent.parent
 #: Each module imports only modules of lower floors (and the standard library, pyarrow, numpy).
 EVENTLOG = [
     {"errors"},
-    {"value", "files", "layout", "options", "background", "steps", "pages"},
+    {"value", "files", "layout", "options", "background", "steps", "pages", "columns"},
     {"event", "identity", "blobs", "table"},
     {"frame", "backlog", "intake", "recorded", "provenance", "fingerprint"},
     {"strip", "shape"},
@@ -45,7 +45,7 @@ CAPTURE = {"errors", "value", "files", "layout", "event", "identity", "blobs", "
 CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "home", "seal"}
 CAPTURE |= {"options", "intake", "background", "shape", "shapes", "chain", "commit"}
 CAPTURE |= {"resume", "recorded", "provenance", "run", "start", "__init__"}
-CAPTURE |= {"strip", "sealed", "fingerprint", "pages"}
+CAPTURE |= {"strip", "sealed", "fingerprint", "pages", "columns"}
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from eventlog import audit
 from eventlog.attempts import attempts
 from eventlog.catalog import Found, Unreadable, find_all, resolve
 from eventlog.cli import output
+from eventlog.columns import is_word, numbers
 from eventlog.delivery import deliveries_of, state_folder
 from eventlog.errors import EventlogError, IntegrityError, worst
 from eventlog.event import CONFIG, DEFINITION, METRIC, NOTE, SUMMARY, TAG, Event, Row
@@ -233,22 +234,20 @@ def _split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Return the metrics among rows, and the others."""
     import pyarrow.compute as pc
 
-    metric = pc.equal(table.column("kind"), METRIC)
+    metric = is_word(table.column("kind"), METRIC)
     return table.filter(metric), table.filter(pc.invert(metric))
 
 
 def _last(metrics: pa.Table, count: int, keys: tuple[str, ...]) -> list[Event]:
     """Return the last events of some metrics, of all if no key is given."""
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     if keys:
-        metrics = metrics.filter(pc.is_in(metrics.column("key"), pa.array(keys, pa.utf8())))
+        metrics = metrics.filter(is_word(metrics.column("key"), *keys))
     if count <= 0 or not metrics.num_rows:
         return []
-    seqs = np.unique(metrics.column("seq").to_numpy())[-count:]
-    at = int(np.searchsorted(metrics.column("seq").to_numpy(), seqs[0]))
+    seqs = numbers(metrics.column("seq"))
+    at = int(np.searchsorted(seqs, np.unique(seqs)[-count:][0]))
     return to_events(metrics.slice(at))
 
 
