@@ -46,13 +46,8 @@ def _in_bytes(path: str, word: bytes, store: Store) -> bool:
 
 
 def _in_words(path: str, word: str, start: int, store: Store) -> bool:
-    import pyarrow.compute as pc
-
-    with SealedFile(path, store, words=["key"]) as file:
-        for group, (_rows, _first, last, _print) in enumerate(file.groups):
-            if last < start:
-                continue
-            for chunk in file.rows(group, ["key"]).column("key").chunks:
-                if pc.any(pc.equal(chunk.dictionary, word)).as_py():
-                    return True
-    return False
+    with SealedFile(path, store) as file:
+        return any(
+            last >= start and file.may_have(group, "key", word)
+            for group, (_rows, _first, last, _print) in enumerate(file.groups)
+        )

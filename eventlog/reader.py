@@ -256,7 +256,7 @@ class WriterReader:
         import numpy as np
 
         for table in self.tables():
-            seqs = table.column("seq").to_numpy()
+            seqs = numbers(table.column("seq"))
             start = 0
             while start < len(seqs):  # a part at a time: who wants one event pays for few
                 last = seqs[min(start + _AT_ONCE, len(seqs)) - 1]
