@@ -15,6 +15,7 @@ import dataclasses
 import errno
 import os
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from eventlog import frame as frames
@@ -65,8 +66,8 @@ def seal(
     abandoned:
         The caller knows that no process writes to the run any more, on any machine.
     limit_bytes:
-        Leave writers alone whose segments are larger than this in sum, so that a short call
-        stays short.
+        Look at no more bytes of segments than this, so that a short call stays short: a writer
+        that has more than is left of it is passed over.
 
     Raises
     ------
@@ -77,9 +78,12 @@ def seal(
     for name, segments in listing(folder, files).segments.items():
         if writer is not None and name != writer:
             continue
+        if limit_bytes is not None:  # to tell what is closed takes reading it
+            size = _size(folder, segments, files)
+            if size > limit_bytes:
+                continue
+            limit_bytes -= size
         closed = _closed(folder, segments, abandoned, files)
-        if limit_bytes is not None and _size(folder, closed, files) > limit_bytes:
-            continue
         done = _sealed_parts(folder, name, files)
         todo = [segment for segment in closed if segment not in done]
         while todo:
@@ -107,7 +111,7 @@ def _add(a: Sealed, b: Sealed) -> Sealed:
     return Sealed(*values)
 
 
-def _size(folder: str, segments: list[SegmentName], files: Files) -> int:
+def _size(folder: str, segments: Sequence[SegmentName], files: Files) -> int:
     total = 0
     for name in segments:
         with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ from eventlog.seal import seal
 
 DEFAULT_PROJECT = "default"
 MODES = ("journal", "disabled")
-#: `init` seals what others left behind, but no writer of more bytes than this, to stay short.
+#: `init` seals what others left behind, but no more bytes than this, to stay short.
 SEAL_AT_INIT = 32 * 2**20
 
 _current: Run | None = None

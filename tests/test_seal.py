@@ -361,3 +361,14 @@ def test_stock_pyarrow_reads_a_live_segment_batch_by_batch(tmp_path):
         seqs = [batch.column("seq").to_pylist() for batch in reader]
     assert seqs == [[n, n] for n in range(5)]
     assert reader.schema.equals(frames.schema())
+
+
+def test_a_limit_is_one_for_all_writers_together(tmp_path):
+    """A run of many ranks and restarts may have left hundreds of them; `init` is to stay short."""
+    for number in range(6):
+        segments(tmp_path, series(10), writer=f"w{number}")
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.arrows"))
+    done = seal(str(tmp_path), limit_bytes=size // 2)
+    assert (len(done.files), done.removed) == (3, 3)
+    assert len(list(tmp_path.glob("*.arrows"))) == 3
+    assert seal(str(tmp_path)).removed == 3
