@@ -124,7 +124,7 @@ def _ledger(found: list[Found], bad: list[Unreadable], state: str | None, *, as_
         for entry in told
     ]
     names = ["TIME (UTC)", "RUN", "TARGET", "KIND", "WRITER", "EVENTS", "WHAT"]
-    output.print_table(names, rows)
+    output.print_table(names, rows, "nothing was delivered yet")
     return code
 
 
@@ -138,9 +138,10 @@ def _events(entry: dict[str, Any]) -> str:
 def _detail(entry: dict[str, Any]) -> str:
     kind = entry["kind"]
     if kind == DELIVERY:
-        return f"{entry.get('events')} events, {entry.get('points')} points, {entry.get('how')}"
+        events, points = (output.many(entry.get(f"{x}s", 0), x) for x in ("event", "point"))
+        return f"{events}, {points}, {entry.get('how')}"
     if kind == MAPPING:
-        text = f"{entry.get('rule')}: {entry.get('key') or 'all keys'}, {entry.get('count')} times"
+        text = f"{entry.get('rule')}: {entry.get('key') or 'all keys'}, {output.many(entry.get('count', 0), 'time')}"
         return output.short(f"{text} {entry.get('detail', '')}".strip(), 80)
     if kind == QUARANTINE:
         return output.short(str(entry.get("reason", "")), 80)

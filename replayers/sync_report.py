@@ -58,7 +58,8 @@ def _add_outcome(report: dict[str, Any], outcome: Outcome, item: Found, label: s
     if outcome.unexplained:
         report["exit_code"] = report["exit_code"] or 4
     if outcome.quarantined and not report["exit_code"]:
-        output.say(f"{item.label} -> {label}: {outcome.quarantined} events in quarantine")
+        many = output.many(outcome.quarantined, "event")
+        output.say(output.safe(f"{item.label} -> {label}: {many} in quarantine"))
         report["exit_code"] = 3
 
 

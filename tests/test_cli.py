@@ -13,8 +13,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from rich.cells import cell_len
 
 import eventlog
+from eventlog import home
+from eventlog.cli import output
 from tests import warm
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -354,3 +357,54 @@ def test_sync_json_reports_a_lease_held_by_another_sync(cli: Cli, journal: Path)
     assert done.returncode == 3
     assert sorted(r["exit_code"] for r in json.loads(done.stdout)) == [0, 0, 75]
     assert f"process {os.getpid()}" in done.stderr
+
+
+def test_a_table_stands_in_columns_whatever_the_names_are(cli: Cli, tmp_path: Path) -> None:
+    for n, name in enumerate(("plain", "模型训练实验", "🚀 go")):
+        with eventlog.init("p", name, id=f"x{n}", dir=tmp_path / "j", quiet=True) as run:
+            run.log({"a": 1.0})
+    lines = cli("ls", tmp_path / "j").stdout.splitlines()
+    assert len({cell_len(line.partition("finished")[0]) for line in lines[1:]}) == 1
+
+
+def test_what_an_encoding_cannot_write_is_escaped(tmp_path: Path) -> None:
+    with eventlog.init("p", "模型", id="x", dir=tmp_path / "j", quiet=True) as run:
+        run.log({"a": 1.0})
+    done = subprocess.run(
+        [sys.executable, "-m", "eventlog.cli.main", "ls", tmp_path / "j"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\\u6a21\\u578b" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "status", "seal", "compact"])
+def test_a_journal_without_runs_is_said_to_have_none(
+    cli: Cli, tmp_path: Path, command: str
+) -> None:
+    home.prepare(str(tmp_path / "j"))
+    done = cli(command, tmp_path / "j")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no runs" in done.stderr
+
+
+def test_on_a_terminal_long_names_are_cut_and_elsewhere_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [["n" * 300, "模" * 60, 7], ["short", "-", 12]]
+    output.print_table(["NAME", "TARGET", "EVENTS"], rows)
+    assert "n" * 300 in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    output.print_table(["NAME", "TARGET", "EVENTS"], rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert min(len(line.rstrip()) for line in lines[1:]) > 40
+    assert "nnn..." in lines[1]
+    monkeypatch.setenv("COLUMNS", "10")
+    output.print_table(["NAME", "TARGET", "EVENTS"], rows)
+    assert max(map(cell_len, capsys.readouterr().out.splitlines())) <= 20 + 2 + 20 + 2 + 6

@@ -48,8 +48,6 @@ def ls(paths: tuple[str, ...], patterns: tuple[str, ...], as_json: bool) -> int:
     seen, failed = look_at(found)
     if as_json:
         output.print_json([_summary(item, look) for item, look in seen])
-    elif not found and not bad:
-        output.say("no runs")
     else:
         rows = [
             [
@@ -139,7 +137,7 @@ def show(
         ("owner", look.owner),
         ("started", output.when(look.start)),
         ("last event", output.when(look.last)),
-        ("events", f"{look.events} by {len(look.writers)} writers"),
+        ("events", f"{look.events} by {output.many(len(look.writers), 'writer')}"),
         ("points", f"{look.points} in all, {told['points']} in view {view}"),
         ("tags", ", ".join(told["tags"])),
     ]

@@ -70,6 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    output.begin()
     try:
         result: Any = group.main(arguments, prog_name="eventlog", standalone_mode=False)
     except click.exceptions.Exit as error:

@@ -6,9 +6,20 @@ import contextlib
 import datetime as dt
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+#: No column of a table is cut to less than this, to fit a terminal.
+_NARROWEST = 20
+
+
+def begin() -> None:
+    """Have stdout and stderr escape what their encoding cannot write, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def say(text: str) -> None:
@@ -44,22 +55,66 @@ def flush() -> bool:
     return True
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print data for people: columns are as wide as they need, numbers stand at the right."""
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], nothing: str = "no runs to show"
+) -> None:
+    """Print data for people: columns are as wide as they need, numbers stand at the right. Where a
+    terminal is narrower, the widest texts are cut. Without rows, say `nothing`.
+    """
+    if not rows:
+        say(nothing)
+        return
     cells = [[safe(str(cell)) for cell in row] for row in rows]
-    widths = [max([len(c), *(len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
-    right = [
-        bool(rows) and all(isinstance(r[i], (int, float)) for r in rows)
-        for i in range(len(columns))
-    ]
+    widths = [max([len(c), *(_cells(row[i]) for row in cells)]) for i, c in enumerate(columns)]
+    if sys.stdout.isatty():
+        widths = _narrowed(widths, shutil.get_terminal_size().columns)
+        cells = [[_cut(c, w) for c, w in zip(row, widths, strict=True)] for row in cells]
+    right = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
     bold, plain = ("\x1b[1m", "\x1b[0m") if _coloured() else ("", "")
     lines = [f"{bold}{_line(list(columns), widths, right)}{plain}"]
     print_text("\n".join([*lines, *(_line(row, widths, right) for row in cells)]))
 
 
+def _is_number(cell: object) -> bool:
+    return isinstance(cell, (int, float)) or cell == "-"  # none is known
+
+
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
+    parts = []
+    for cell, width, at_right in zip(cells, widths, right, strict=True):
+        blanks = " " * (width - _cells(cell))
+        parts.append(blanks + cell if at_right else cell + blanks)
     return "  ".join(parts).rstrip()
+
+
+def _cells(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich import cells
+
+    return cells.cell_len(text)
+
+
+def _narrowed(widths: Sequence[int], most: int) -> list[int]:
+    """Return widths that fit, as far as the widest columns can give way."""
+    out = list(widths)
+    over = sum(out) + 2 * (len(out) - 1) - most
+    while over > 0 and (widest := max(out)) > _NARROWEST:
+        at = out.index(widest)
+        others = [w for w in out if w < widest]
+        take = min(over, widest - max([_NARROWEST, *others]))
+        out[at] -= max(1, take)
+        over -= max(1, take)
+    return out
+
+
+def _cut(text: str, width: int) -> str:
+    if _cells(text) <= width:
+        return text
+    while _cells(text) > width - 3:
+        text = text[: min(len(text) - 1, width - 3)]
+    return text + "..."
 
 
 def safe(text: str) -> str:
@@ -88,19 +143,24 @@ def short(value: object, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
+def many(count: int, word: str) -> str:
+    """Return a number and what it counts: ``1 run``, ``2 runs``."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 #: Called with (done, total).
 Bar = Callable[[int, int], None]
 
 
 @contextlib.contextmanager
-def progress(label: str, *, quiet: bool = False) -> Iterator[Bar]:
+def progress(label: str, *, unit: str = "runs", quiet: bool = False) -> Iterator[Bar]:
     """Show how far something is: a bar with rate and time left on a terminal, nothing elsewhere."""
-    with bars(quiet=quiet) as more:
+    with bars(unit=unit, quiet=quiet) as more:
         yield more(label)
 
 
 @contextlib.contextmanager
-def bars(*, quiet: bool = False) -> Iterator[Callable[[str], Bar]]:
+def bars(*, unit: str = "events", quiet: bool = False) -> Iterator[Callable[[str], Bar]]:
     """Show how far several things are, from any thread: a bar for each label, made when it first
     moves and gone when it is full.
     """
@@ -124,7 +184,7 @@ def bars(*, quiet: bool = False) -> Iterator[Callable[[str], Bar]]:
         BarColumn(),
         TaskProgressColumn(show_speed=True),
         MofNCompleteColumn(),
-        TextColumn("events"),
+        TextColumn(unit),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as shown:
@@ -134,7 +194,7 @@ def bars(*, quiet: bool = False) -> Iterator[Callable[[str], Bar]]:
 
             def bar(done: int, total: int) -> None:
                 if not task:
-                    task.append(shown.add_task(safe(label), total=None))
+                    task.append(shown.add_task(short(label, 48), total=None))
                 full = total > 0 and done >= total
                 shown.update(task[0], completed=done, total=total, visible=not full)
 
