@@ -43,7 +43,7 @@ def crafted(folder, columns, rows):
     table = pa.Table.from_arrays(arrays, schema=schema)
     path = os.path.join(folder, "sealed", f"w0-0-{rows - 1}.parquet")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    options = {**sealed._PARQUET, "dictionary_pagesize_limit": 2**26}
+    options = {**sealed.options(), "dictionary_pagesize_limit": 2**26}
     with pq.ParquetWriter(path, schema, **options) as out:
         out.write_table(table, row_group_size=rows)
         part = sealed.SealedSegment(header(), rows, "whole", 0)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eventlog import frame as frames
+from eventlog import pages, sealed
 from eventlog.reader import WriterReader, listing
 from eventlog.seal import seal
 from eventlog.sealed import sealed_segments
@@ -80,6 +81,20 @@ def test_sealed_rows_are_the_live_rows_to_the_bit(tmp_path):
     assert {t.schema for t in live} == {t.schema for t in sealed} == {frames.schema()}
     assert same(read(folder), events)
     assert names(folder) == ["sealed/w0-0-301.parquet"]
+
+
+def test_a_row_group_has_one_page_of_numbers(tmp_path):
+    """Many small pages compress a tenth worse, and each costs its header."""
+    folder = segments(
+        tmp_path, [event(n, {f"k{i}": n * i / 7 for i in range(100)}) for n in range(500)]
+    )
+    seal(folder)
+    path = tmp_path / "sealed/w0-0-499.parquet"
+    with open(path, "rb") as file:
+        ((rows, columns),) = pages.groups(file)
+        found = list(pages._pages(file, columns["num"]))
+    known = "max_rows_per_page" in sealed.options()
+    assert rows == 50_000 and len(found) == 1 if known else len(found) < 5
 
 
 def test_row_groups_hold_whole_events_and_are_bounded_by_bytes(tmp_path, monkeypatch):

@@ -76,18 +76,9 @@ def _write(table: Any, like: str) -> float:
     """Write a table as the file `like` was written; return the CPU seconds."""
     import pyarrow.parquet as pq
 
-    options: dict[str, Any] = {
-        "compression": "zstd",
-        "use_dictionary": ["key", "kind", "type", "run_id", "writer"],
-        "column_encoding": {
-            "seq": "DELTA_BINARY_PACKED",
-            "time": "DELTA_BINARY_PACKED",
-            "step": "DELTA_BINARY_PACKED",
-            "num": "BYTE_STREAM_SPLIT",
-        },
-        "write_page_checksum": True,
-    }
+    from eventlog.sealed import options
+
     begun = time.process_time()
-    with pq.ParquetWriter(f"{like}.again", table.schema, **options) as out:
+    with pq.ParquetWriter(f"{like}.again", table.schema, **options()) as out:
         out.write_table(table, row_group_size=pq.read_metadata(like).row_group(0).num_rows)
     return time.process_time() - begun
