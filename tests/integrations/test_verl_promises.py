@@ -31,7 +31,7 @@ from eventlog.reader import WriterReader, headers
 from eventlog.views import open_view
 from tests.integrations import verl_source
 from tests.integrations.verl_trainer import NAME, PROJECT, Plan, generations, points
-from tests.targets.mlflow_server import make_database
+from tests.targets.mlflow_server import MlflowServer, make_database
 from tests.targets.wandb_loopback import WandbLoopback, client_environment
 
 pytestmark = pytest.mark.skipif(
@@ -43,6 +43,8 @@ ID = hashlib.md5(f"{PROJECT}/{NAME}".encode()).hexdigest()[:16]
 WAITS = {"EVENTLOG_WANDB_SETTLE": "0.3", "EVENTLOG_WANDB_PATIENCE": "2.5"}
 TABLE = "val/generations"
 STEP = "training/global_step"
+DATABASE, SERVER = "MLflow database", "MLflow server"
+RSYNC = "fresh disks, merged by rsync"
 
 
 # ------------------------------------------------------------------------------ launches
@@ -121,10 +123,18 @@ BY = {0: 1, 4: 1}  # who made the generations of a step, else the second launch
 
 @dataclasses.dataclass
 class Backends:
-    """MLflow's database, a folder of Trackio and a W&B server, all empty."""
+    """MLflow, a folder of Trackio and a W&B server, all empty; MLflow is a server over a database,
+    or the database alone.
+    """
 
     folder: Path
     wandb: WandbLoopback
+    server: MlflowServer | None = None
+
+    @property
+    def tracking(self) -> str:
+        """The address of MLflow."""
+        return self.server.uri if self.server else f"sqlite:///{self.folder}/mlflow.db"
 
     def sync(self, journal: Path, *options: str, **environ: str) -> str:
         """Bring a journal into all three; return what was said."""
@@ -134,7 +144,7 @@ class Backends:
 
     def sync_mlflow(self, journal: Path, *options: str, **environ: str) -> str:
         command = [sys.executable, "-m", "eventlog.cli.main", "sync", str(journal), *options]
-        command += ["--to", f"mlflow:sqlite:///{self.folder}/mlflow.db"]
+        command += ["--to", f"mlflow:{self.tracking}"]
         env = client_environment(self.wandb.url, self.folder) | WAITS | environ
         done = subprocess.run(
             command, env=env, cwd=self.folder, capture_output=True, text=True, timeout=240
@@ -163,9 +173,8 @@ class Backends:
             "e = mlflow.set_experiment(sys.argv[2]).experiment_id; "
             "print(*(c.create_run(e, run_name=n).info.run_id for n in sys.argv[3:]))"
         )
-        uri = f"sqlite:///{self.folder}/mlflow.db"
         done = subprocess.run(
-            [sys.executable, "-c", code, uri, PROJECT, *names],
+            [sys.executable, "-c", code, self.tracking, PROJECT, *names],
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -176,10 +185,12 @@ class Backends:
     def mlflow_tables(self) -> dict[int, Any]:
         found: dict[int, Any] = {}
         ((place,),) = self.mlflow("SELECT artifact_uri FROM runs")
+        # A server keeps its clients' files below the folder that it was started with.
+        place = place.replace("mlflow-artifacts:", str(self.folder / "artifacts"))
         for path in Path(place.removeprefix("file://")).rglob("step=*.json"):
             step = int(path.name.removeprefix("step=").partition("-")[0])
             assert step not in found
-            found[step] = [tuple(row) for row in json.loads(path.read_text())["data"]]
+            found[step] = _cells(path.read_bytes())
         return found
 
     def trackio(self, query: str) -> list[Any]:
@@ -196,8 +207,10 @@ class Backends:
         found: dict[int, Any] = {}
         query = "SELECT step, messages, metadata FROM traces ORDER BY step, trace_index"
         for step, messages, metadata in self.trackio(query):
-            said = [m["content"] for m in json.loads(messages)]
-            found.setdefault(step, []).append((*said, json.loads(metadata)["score"]))
+            asked, answered = json.loads(messages)
+            assert (asked["role"], answered["role"]) == ("user", "assistant")
+            row = (asked["content"], answered["content"], json.loads(metadata)["score"])
+            found.setdefault(step, []).append(row)
         return found
 
     def wandb_run(self) -> dict[str, Any]:
@@ -219,9 +232,37 @@ class Backends:
                     out[key, step, float(value)] += 1
         return out
 
-    def wandb_tables(self) -> list[int]:
-        rows = [json.loads(text) for text in self.wandb_run()["rows"].values()]
-        return sorted(row[STEP] for row in rows if TABLE in row)
+    def wandb_tables(self) -> dict[int, Any]:
+        found: dict[int, Any] = {}
+        for text in self.wandb_run()["rows"].values():
+            row = json.loads(text)
+            if TABLE in row:
+                assert row[STEP] not in found
+                found[row[STEP]] = _cells(self._wandb_file(row[TABLE]["path"]))
+                assert (row[TABLE]["ncols"], row[TABLE]["nrows"]) == (3, 3)
+        return found
+
+    def _wandb_file(self, name: str) -> bytes:
+        """Download a file of the run as W&B's page does."""
+        (run,) = self.wandb.state()["runs"]
+        answer = self.wandb.graphql(
+            "query F($p: String!, $e: String, $r: String!, $n: [String]) { project(name: $p, "
+            "entityName: $e) { run(name: $r) { files(names: $n) { edges { node { directUrl }}}}}}",
+            p=run["project"],
+            e=run["entity"],
+            r=run["run"],
+            n=[name],
+        )
+        (edge,) = answer["data"]["project"]["run"]["files"]["edges"]
+        with self.wandb.http() as client:
+            return client.get(edge["node"]["directUrl"]).raise_for_status().content
+
+
+def _cells(table: bytes) -> list[tuple[Any, ...]]:
+    """Return the rows of a table of generations, as both MLflow and W&B keep it."""
+    content = json.loads(table)
+    assert content["columns"] == ["input", "output", "score"]
+    return [tuple(row) for row in content["data"]]
 
 
 def _sql(path: Path, query: str, *args: Any) -> list[Any]:
@@ -240,12 +281,22 @@ def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @pytest.fixture
-def backends(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
+def backends(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Backends]:
+    """Backends, with an MLflow server if the parameter says so (it takes many seconds to start)."""
     folder = tmp_path / "backends"
     folder.mkdir()
     make_database(folder / "mlflow.db", tmp_path_factory)
+    mlflow = MlflowServer(folder, f"sqlite:///{folder}/mlflow.db")
+    served = getattr(request, "param", DATABASE) == SERVER
     with WandbLoopback(folder / "wandb-server") as server:
-        yield Backends(folder, server)
+        try:
+            if served:
+                mlflow.start()
+            yield Backends(folder, server, mlflow if served else None)
+        finally:
+            mlflow.kill()
 
 
 def shows_one_run(backends: Backends) -> None:
@@ -269,7 +320,7 @@ def shows_exactly(backends: Backends) -> None:
     tables = {step: generations(step, BY.get(step, 2)) for step in TABLES}
     assert backends.mlflow_tables() == tables
     assert backends.trackio_tables() == tables
-    assert backends.wandb_tables() == TABLES
+    assert backends.wandb_tables() == tables
 
 
 def gather(journal: Path, place: Path) -> None:
@@ -286,7 +337,16 @@ def gather(journal: Path, place: Path) -> None:
 
 
 @pytest.mark.apart
-@pytest.mark.parametrize("disks", ["same disk", "fresh disks, merged by rsync"])
+@pytest.mark.parametrize(
+    ("disks", "backends"),
+    [
+        ("same disk", SERVER),
+        (RSYNC, DATABASE),
+        pytest.param("same disk", DATABASE, marks=pytest.mark.long),
+        pytest.param(RSYNC, SERVER, marks=pytest.mark.long),
+    ],
+    indirect=["backends"],
+)
 def test_killed_and_started_again_is_one_run_in_each_backend_and_exact(
     disks: str, tmp_path: Path, backends: Backends
 ) -> None:
@@ -309,6 +369,7 @@ def test_killed_and_started_again_is_one_run_in_each_backend_and_exact(
 
 @pytest.mark.long
 @pytest.mark.apart
+@pytest.mark.parametrize("backends", [SERVER], indirect=True)
 def test_brought_in_before_and_after_the_kill_it_is_the_same_run_and_nothing_is_lost(
     node: Node, backends: Backends
 ) -> None:
@@ -404,6 +465,7 @@ def test_a_requeued_slurm_job_is_one_run_with_two_attempts_in_order(node: Node) 
 
 @pytest.mark.long
 @pytest.mark.apart
+@pytest.mark.parametrize("backends", [SERVER, DATABASE], indirect=True)
 def test_mlflow_run_id_comes_first_and_then_the_run_of_that_name_by_consent(
     node: Node, backends: Backends
 ) -> None:
