@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.cells import cell_len
@@ -408,3 +409,10 @@ def test_on_a_terminal_long_names_are_cut_and_elsewhere_whole(
     monkeypatch.setenv("COLUMNS", "10")
     output.print_table(["NAME", "TARGET", "EVENTS"], rows)
     assert max(map(cell_len, capsys.readouterr().out.splitlines())) <= 20 + 2 + 20 + 2 + 6
+
+
+def test_values_are_shown_as_what_they_are_to_a_reader() -> None:
+    table = {"columns": ["a"], "rows": 2, "sha256": "0" * 64, "size": 9}
+    values = [np.float32(0.2), table, {"rows": 2}, "a\nb", np.arange(2), 1e-6]
+    shown = ["0.2", "table of 2 rows", "{'rows': 2}", "a\\nb", "array([0, 1])", "1e-06"]
+    assert list(map(output.short, values)) == shown

@@ -137,9 +137,17 @@ def when(nanoseconds: int | None) -> str:
     return stamp.strftime("%Y-%m-%d %H:%M:%S")
 
 
+#: What stands in a row in place of a table (see `eventlog.value`).
+_TABLE = {"columns", "rows", "sha256", "size"}
+
+
 def short(value: object, width: int = 60) -> str:
     """Return a value on one line of at most `width` characters."""
-    text = safe(value if isinstance(value, str) else repr(value))
+    if isinstance(value, dict) and value.keys() == _TABLE:
+        value = f"table of {value['rows']} rows"
+    # Of numpy's scalars the number: their type is of no use to who looks at a curve.
+    plain = isinstance(value, str) or getattr(value, "shape", None) == ()
+    text = safe(str(value) if plain else repr(value))
     return text if len(text) <= width else text[: width - 3] + "..."
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from eventlog import start
 from eventlog.errors import EventlogError, JournalError
-from eventlog.integrations.verl_settings import fleeting, restart, settings
+from eventlog.integrations.verl_settings import fleeting, only_validates, restart, settings
 from eventlog.recorded import plain, readable
 from eventlog.resume import FROM_NAME
 from eventlog.run import Run
@@ -34,6 +34,7 @@ RETRY_SECONDS = 30.0
 #: So many calls of log() are kept back meanwhile; of more, the oldest are lost, and counted.
 KEPT_BACK = 10_000
 
+_ELSEWHERE = "give +trainer.eventlog.dir a folder that this user can write"
 _COLUMNS = ("input", "output", "score")
 _PLAIN = frozenset((str, float, int, bool, type(None)))
 
@@ -87,6 +88,12 @@ class SharedRun:
         if step is not None:
             run.rewind(step)
             print(f"eventlog: training starts at step {step} ({told_by})", file=sys.stderr)
+        elif run.attempt > 1 and only_validates(config):
+            print(
+                f"eventlog: this is attempt {run.attempt} of {run.name}, which only validates: of "
+                "what is there it replaces nothing but its own keys at its step",
+                file=sys.stderr,
+            )
         elif run.attempt > 1:
             print(
                 f"eventlog: this is attempt {run.attempt} of {run.name}, and verl's config names "
@@ -132,7 +139,12 @@ class SharedRun:
             )
         except (JournalError, OSError) as error:
             self._again_at = time.monotonic() + RETRY_SECONDS
-            self._say(f"nothing is recorded yet, and it is tried again: {error}")
+            if isinstance(error, JournalError):
+                error = JournalError(error.what, on=error.on, hint=_ELSEWHERE)
+            self._say(
+                f"nothing is recorded yet; it is tried again every {RETRY_SECONDS:g} s, up to "
+                f"{KEPT_BACK:,} calls of log() wait: {error}"
+            )
         except EventlogError as error:
             self._again_at = None
             self._say(f"this run is not recorded: {error}")

@@ -71,7 +71,8 @@ def settings(config: Any) -> Settings:
         reader = _READERS.get(str(key))
         value = _get(told, key)
         if reader is None:
-            problems.append(f"trainer.eventlog.{key} is none of {', '.join(_READERS)}")
+            known = ", ".join(_READERS)
+            problems.append(f"trainer.eventlog.{key} is unknown and left out; known are {known}")
         elif value is not None:
             try:
                 values[str(key)] = reader(value)
@@ -104,7 +105,7 @@ def restart(config: Any) -> Restart | None:
     trainer = _get(config, "trainer")
     mode = _get(trainer, "resume_mode") or "auto"
     remote = _get(trainer, "default_hdfs_dir")
-    if mode not in ("auto", "resume_path") or _get(trainer, "val_only") or remote:
+    if mode not in ("auto", "resume_path") or only_validates(config) or remote:
         return None
     path = _get(trainer, "resume_from_path")
     # With "auto", the trainers of supervised learning look at the path, those of RL do not.
@@ -115,6 +116,11 @@ def restart(config: Any) -> Restart | None:
         return None
     steps = _STEP.findall(path)
     return _at(int(steps[-1]), os.path.abspath(path)) if steps else None
+
+
+def only_validates(config: Any) -> bool:
+    """Return whether a launch with this config validates and does not train."""
+    return bool(_get(_get(config, "trainer"), "val_only"))
 
 
 def _latest(folder: str) -> Restart | None:

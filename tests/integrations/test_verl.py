@@ -423,6 +423,7 @@ def test_a_folder_that_cannot_be_written_costs_one_warning(
     exercise(tracking, config("file/journal"))
     first, *last = warnings(caplog)
     assert "nothing is recorded yet" in first
+    assert "give +trainer.eventlog.dir a folder" in first
     assert last == ["eventlog: 6 calls of log() are lost"]  # said at the end, not at each call
 
 

@@ -419,7 +419,8 @@ def test_a_launch_that_only_validates_supersedes_its_keys_at_that_step_alone(
 ) -> None:
     node.launch(node.plan(1, LAST))
     other = node if disks == "same disk" else Node(tmp_path / "b", tmp_path)
-    other.launch(other.plan(2, start=8, val_only=True, says=says))
+    said = other.launch(other.plan(2, start=8, val_only=True, says=says))
+    assert ("attempt 2 of qwen 7b, which only validates" in said) == (other is node)
     if other is not node:
         gather(other.journal, node.journal)
     expected = [p for p in points(1, 0, LAST) if not (p[1] == 8 and "val" in p[0])]

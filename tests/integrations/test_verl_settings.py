@@ -81,7 +81,7 @@ def test_a_config_that_breaks_stops_nothing(config: Any) -> None:
         ("dir", "", "no text"),
         ("mode", "offline", "none of journal, disabled"),
         ("tags", 5, "no list"),
-        ("folder", "x", "is none of dir, run_id"),
+        ("folder", "x", "is unknown and left out; known are dir, run_id"),
     ],
 )
 def test_what_is_not_understood_is_left_out_and_said(key: str, value: Any, problem: str) -> None:
