@@ -6,7 +6,6 @@ go, and the thread with it.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
 from typing import Protocol
@@ -81,9 +80,14 @@ def _loop(reference: weakref.ref[Owner], wake: threading.Event, hurry: threading
         owner = reference()
         if owner is None or owner.due() is None:
             return
-        with contextlib.suppress(JournalError):
+        again = False
+        try:
             owner.commit()
-        if owner.waits():
+        except JournalError:
+            pass
+        except MemoryError:  # there may be some in a while
+            again = True
+        if again or owner.waits():
             wake.set()
         del owner
 

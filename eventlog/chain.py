@@ -312,8 +312,8 @@ class Chain:
         -------
         Those segments, and whether memory still holds every frame of them.
         """
-        last = {id(s): s for s in (*others, self.segment) if s is not None}
-        poisoned = [*self.retired, *last.values()]
+        several = (*self.retired, *others, self.segment)
+        poisoned = list({id(s): s for s in several if s is not None}.values())
         for old in poisoned:
             old.abandon()
         self.segment, self.retired = None, []

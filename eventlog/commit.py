@@ -45,12 +45,12 @@ class Commit:
         self._warn = warn
         self._failures = 0
         self._incomplete = False  # not every frame that is not durable is in memory any more
-        self._fresh: dict[str, None] = {}
-        self._suspect: dict[str, None] = {}
+        self._fresh: dict[str, object] = {}
+        self._suspect: dict[str, object] = {}
 
     def add_blob(self, path: str) -> None:
         """Have a blob synced before the next event is called durable."""
-        self._fresh[path] = None
+        self._fresh[path] = object()
 
     def sync(self, prepare: Callable[[], None], *, names: bool = False) -> None:
         """Sync everything that is in the chain when `prepare` has been called, with `names` every
@@ -65,18 +65,23 @@ class Commit:
         with self._lock:
             prepare()
             segment, target = chain.segment, chain.written
-            retired, chain.retired = chain.retired, []
-            fresh, self._fresh = self._fresh, {}
-            suspect, self._suspect = self._suspect, {}
+            # They stay where they are until they are synced: Ctrl-C may come at any line.
+            retired = list(chain.retired)
+            fresh, suspect = dict(self._fresh), dict(self._suspect)
         try:
             blobs.put_again(suspect, self._files)
             blobs.sync(fresh, self._files)
-        except OSError as error:
+        except BaseException as error:
             with self._lock:
-                chain.retired = retired + chain.retired
-                self._suspect = {**suspect, **fresh, **self._suspect}
+                self._suspect.update(fresh)
+                _take(self._fresh, fresh)
+                if not isinstance(error, OSError):
+                    raise
                 self._failed(error)
             raise self._not_durable(error) from error
+        with self._lock:
+            _take(self._fresh, fresh)
+            _take(self._suspect, suspect)
         try:
             for old in retired:
                 old.sync()
@@ -90,6 +95,7 @@ class Commit:
                 self._poison([*retired, segment], error)
             raise self._not_durable(error) from error
         with self._lock:
+            chain.retired = [old for old in chain.retired if old not in retired]
             if self._incomplete:
                 raise self._not_durable(self.error or OSError(5, "too much for memory"))
             self._failures, self.after, self.error = 0, 0.0, None
@@ -121,3 +127,10 @@ class Commit:
         for old in poisoned if again and not self._incomplete else ():
             if old.first_seq >= chain.durable:  # only a copy of the tail, now written again
                 old.discard()
+
+
+def _take(waiting: dict[str, object], done: dict[str, object]) -> None:
+    """Take out what is done, but not what was added under the same path meanwhile."""
+    for path, mark in done.items():
+        if waiting.get(path) is mark:
+            del waiting[path]

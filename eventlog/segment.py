@@ -198,6 +198,7 @@ class SegmentWriter:
         self.broken = False
         self.size = 0
         self.listed = False  # whether the folder's entry survives a power cut
+        self._failed: OSError | None = None
         self.first_seq = header.first_seq
         try:
             self._fd = files.create(self.path)
@@ -229,7 +230,11 @@ class SegmentWriter:
         self.size += len(data)
 
     def sync(self) -> None:
-        """Make what was appended survive a power cut; after an error never try again."""
+        """Make what was appended survive a power cut. A sync that failed once fails for ever: a
+        second one would only say that nothing is left to write.
+        """
+        if self._failed is not None:
+            raise self._failed
         try:
             if self._fd < 0:  # it was let go of when it was full
                 try:
@@ -240,8 +245,11 @@ class SegmentWriter:
             if not self.listed:
                 self.files.sync_folder(self.folder)
                 self.listed = True
-        except BaseException:
+        except BaseException as error:
             self.broken = True
+            failed = error if isinstance(error, OSError) else error.__context__
+            if isinstance(failed, OSError):  # Ctrl-C hides it from who called
+                self._failed = failed
             raise
 
     def end(self) -> None:
