@@ -80,9 +80,11 @@ class Cursor:
     """How far a run is with a target.
 
     `footprint` is that of the run's folder (`footprint`) when everything in it was settled,
-    `awaited` tells those in quarantine whose blobs had not come, `status` how the run stood then, `rewound` whether it said that it went back. `restarts` tells, by
-    attempt key, at which step it was found to start again, and how, when something was delivered
-    on that (`eventlog.views`).
+    `awaited` tells those in quarantine whose blobs had not come, `status` how the run stood then,
+    `rewound` whether it said that it went back, `view` which view of it was settled (""
+    in cursors of earlier versions: ``effective``, unless they were told another). `restarts` tells,
+    by attempt key, at which step it was found to start again, and how, when something was
+    delivered on that (`eventlog.views`).
     """
 
     run: str
@@ -99,6 +101,7 @@ class Cursor:
     footprint: str = ""
     status: str = ""
     rewound: bool = False
+    view: str = ""
     restarts: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
 
     def mark(self, writer: str) -> Mark:

@@ -86,6 +86,7 @@ def bind(
             footprint="",
             status="",
             rewound=False,
+            view="",
             restarts={},
         )
         return Bound(fresh, other=True)

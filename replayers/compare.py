@@ -9,9 +9,11 @@ Each point of a view is
 
 and what the target holds beyond the view is
 
-* ``superseded``: a point that was logged and that the view leaves out;
+* ``superseded``: a point that was logged and that the view leaves out; of a wider view than the one
+  that is sent, also what was superseded before it was sent (``never-sent``), and is not held;
 * ``extra``: never logged, as far as this journal knows; explained only where the journal lost its
-  tail behind a delivery (``lost-tail``).
+  tail behind a delivery (``lost-tail``), or for a tag that this run never had, in a target where
+  people and runs share tags (``tag-of-others``).
 
 Causes are computed anew from the pure mapping; neither cursor nor ledger is believed about what
 the target holds. Only hashes are kept in memory, 16 bytes a point and side; where something
@@ -32,7 +34,7 @@ from eventlog.files import LOCAL, Store
 from eventlog.reader import WriterReader, headers
 from eventlog.views import All, View, open_view
 from replayers.batches import batches
-from replayers.multiset import PLACE, Counted, Multiset, hashes
+from replayers.multiset import PLACE, Counted, Hashes, Multiset, hashes
 from replayers.positions import Positions
 from replayers.target import Rejected, Session, Target, with_writer
 
@@ -71,6 +73,8 @@ class Difference:
         What the target holds.
     causes:
         Why points are as they are; a point that two rules changed is counted by both.
+    never_sent:
+        Points of the view that were superseded before they were sent, and so are not held.
     examples:
         A few rows of each kind of difference.
     positions:
@@ -84,6 +88,7 @@ class Difference:
     missing: int = 0
     altered: int = 0
     superseded: int = 0
+    never_sent: int = 0
     extra: int = 0
     causes: list[Cause] = dataclasses.field(default_factory=list)
     examples: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
@@ -103,8 +108,10 @@ class Comparer:
     cursor:
         How far the target was acknowledged; only to tell what was not sent yet, what is in
         quarantine and what the journal lost.
-    kinds:
-        ``None`` for points and settings, or only those.
+    sent:
+        The view that syncs send, if it is a narrower one: what it leaves out need not be held.
+    settings:
+        Whether to compare config, summary and tags beside points.
     """
 
     def __init__(
@@ -115,6 +122,7 @@ class Comparer:
         view: View,
         *,
         cursor: Cursor | None = None,
+        sent: View | None = None,
         settings: bool = True,
         store: Store = LOCAL,
     ) -> None:
@@ -123,6 +131,9 @@ class Comparer:
         self._session = session
         self._view = view
         self._cursor = cursor
+        self._sent = sent
+        self._unsent = Multiset()
+        self._tags: set[str] = set()
         self._settings = settings
         self._store = store
         self._rules: Counter[str] = Counter()
@@ -148,8 +159,13 @@ class Comparer:
         out.expected = expect.total()
         held = there.counted()
         missing, surplus = expect.minus(held), held.minus(expect)
+        if len(self._unsent):
+            due = wanted.counted().minus(self._unsent.counted())
+            due_missing = (due.once() if self._target.folds else due).minus(held)
+            out.never_sent = missing.minus(due_missing).total()
+            missing = due_missing
         extra = surplus.minus(beyond.counted())
-        out.equal = out.expected - missing.total()
+        out.equal = out.expected - out.never_sent - missing.total()
         out.superseded = surplus.total() - extra.total()
         self._explain(out, len(wanted))
         if missing.total() or extra.total():
@@ -178,14 +194,20 @@ class Comparer:
             )
             out.points += self._count(writer, rows)
             points, older = self._split(self._image(writer, rows))
-            wanted.add(hashes(points))
+            here = hashes(points)
+            wanted.add(here)
             if self._settings:
                 beyond.add(hashes(older))
                 self._remember(writer, rows)
+                self._tags.update(_tags(older))
             if rows.num_rows < table.num_rows:
-                whole, _settings = self._split(self._image(writer, table))
-                left = Counted.of(hashes(whole)).minus(Counted.of(hashes(points)))
-                beyond.add(left.keys.repeat(left.counts))
+                whole, settings = self._split(self._image(writer, table))
+                beyond.add(_left(hashes(whole), here))
+                self._tags.update(_tags(settings))
+            if self._sent is not None:
+                due = self._sent.rows(writer, rows)
+                if due.num_rows < rows.num_rows:
+                    self._unsent.add(_left(here, hashes(self._split(self._image(writer, due))[0])))
         for table in self._newest_settings(out):
             wanted.add(hashes(table))
         return wanted, beyond
@@ -286,6 +308,7 @@ class Comparer:
             self._add(out, MISSING, "folded", images - out.expected, explained=True)
         name = "later" if self._view.name == "as-of" else "superseded"
         self._add(out, SUPERSEDED, name, out.superseded, explained=True)
+        self._add(out, SUPERSEDED, "never-sent", out.never_sent, explained=True)
 
     @staticmethod
     def _add(out: Difference, kind: str, cause: str | None, count: int, *, explained: bool) -> None:
@@ -301,7 +324,7 @@ class Comparer:
         tags = 0
         for table in self._held():
             rows = table.filter(_mask(extra, table))
-            tags += sum(row["kind"] == TAG for row in rows.to_pylist())
+            tags += len(self._of_others(rows))
             places.add(hashes(rows, PLACE))
             strangers += rows.slice(0, EXAMPLES - len(strangers)).to_pylist()
         others = places.counted()
@@ -329,11 +352,18 @@ class Comparer:
         out.extra = len(places) - out.altered
         tail = min(out.extra - tags, self._lost_points()) if out.extra > tags else 0
         self._add(out, EXTRA, "lost-tail", tail, explained=True)
-        self._add(out, EXTRA, "tag-of-others", min(tags, out.extra), explained=True)
-        self._add(out, EXTRA, None, out.extra - tail - min(tags, out.extra), explained=False)
+        tags = min(tags, out.extra)
+        self._add(out, EXTRA, "tag-of-others", tags, explained=True)
+        self._add(out, EXTRA, None, out.extra - tail - tags, explained=False)
         if strangers:
             out.examples[EXTRA] = strangers
         out.positions = Positions(_ranges(positions))
+
+    def _of_others(self, rows: pa.Table) -> list[str]:
+        """Return the tags among extra rows that this run never had, where others may set some."""
+        if not getattr(self._target, "shares_tags", False):
+            return []
+        return [key for key in _tags(rows) if key not in self._tags]
 
     def _events_with(self, missing: Counted) -> Iterator[tuple[str, pa.Table]]:
         """Yield the events of the view that have rows among the missing ones."""
@@ -367,6 +397,20 @@ class Comparer:
             if mark.lost is not None and mark.tally is not None:
                 total += max(0, mark.tally["points"] - self._journal_points[writer])
         return total
+
+
+def _left(whole: Hashes, part: Hashes) -> Hashes:
+    """Return what of a whole is not in a part of it."""
+    left = Counted.of(whole).minus(Counted.of(part))
+    return left.keys.repeat(left.counts)
+
+
+def _tags(rows: pa.Table) -> list[str]:
+    """Return the keys of tags among rows of an image."""
+    import pyarrow.compute as pc
+
+    found: list[str] = rows.filter(pc.equal(rows.column("kind"), TAG)).column("key").to_pylist()
+    return found
 
 
 def _mask(wanted: Counted, table: pa.Table) -> pa.Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from eventlog.errors import IntegrityError, UsageError
 from eventlog.views import AsOf, View, effective, open_view
 from replayers.compare import Comparer, Difference
 from replayers.loop import recorded_restarts
+from replayers.outcome import DEFAULT_VIEW
 from replayers.positions import Positions
 from replayers.registry import target_of
 from replayers.replay import delivery_of, run_info
@@ -48,14 +50,16 @@ def diff(
     otherwise. `eventlog sync --repair` sends what is missing.
     """
     item = resolve(run, journal)
-    opened = parse_view(view, item.folder)
+    opened, sent = parse_view(view, item.folder), None
     target = target_of(spec, lambda: [item], [item.journal])
     try:
         delivery = delivery_of(item, target, state_folder(item.journal, state))
-        if view == "effective":  # as the syncs that delivered it took it
-            recorded = recorded_restarts(delivery.load()[0])
-            opened = effective(item.folder, recorded=recorded, ripe=True)
-        found, known_as = _compare(item, target, opened, delivery)
+        cursor, _known = delivery.load()
+        if view == DEFAULT_VIEW or (cursor.view or DEFAULT_VIEW) == DEFAULT_VIEW:
+            # As the syncs that delivered it took it.
+            sent = effective(item.folder, recorded=recorded_restarts(cursor), ripe=True)
+            opened = sent if view == DEFAULT_VIEW else opened
+        found, known_as = _compare(item, target, opened, sent, delivery)
     finally:
         target.close()
     label = f"{target.kind}:{target.address}"
@@ -103,7 +107,7 @@ def _held(time: int) -> int:
 
 
 def _compare(
-    item: Found, target: Target, view: View, delivery: Delivery
+    item: Found, target: Target, view: View, sent: View | None, delivery: Delivery
 ) -> tuple[Difference, str | None]:
     cursor, known = delivery.load()
     try:
@@ -111,7 +115,9 @@ def _compare(
         known_as: str | None = session.known_as
     except Absent:
         session, known_as = _Nothing(), None
-    comparer = Comparer(item.folder, target, session, view, cursor=cursor if known else None)
+    comparer = Comparer(
+        item.folder, target, session, view, cursor=cursor if known else None, sent=sent
+    )
     return comparer.run(), known_as
 
 
@@ -137,12 +143,20 @@ class _Nothing:
         """Nothing to let go of."""
 
 
+def value_of(row: dict[str, Any]) -> str | None:
+    """Return the number that a row of an image has, as text; None if it has none."""
+    bits = row.get("bits")
+    return None if bits is None else repr(struct.unpack("<d", struct.pack("<q", bits))[0])
+
+
 def report(
     item: Found, label: str, known_as: str | None, view: str, found: Difference
 ) -> dict[str, Any]:
     """Return what is found as an object of JSON; values are exact, as they are compared."""
     fields = dataclasses.asdict(found)
     del fields["positions"]
+    for row in (row for examples in fields["examples"].values() for row in examples):
+        row["value"] = value_of(row)
     about = {"target": label, "known_as": known_as, "view": view, "explained": found.explained}
     return {**dataclasses.asdict(item.run), **about, **fields}
 
@@ -159,5 +173,8 @@ def _print(found: Difference) -> None:
     output.print_table(["POINTS", "CAUSE", "COUNT", ""], rows)
     for kind, examples in found.examples.items():
         for row in examples:
-            text = ", ".join(f"{k}={output.short(v, 40)}" for k, v in row.items() if v is not None)
+            shown = {**row, "bits": None, "value": value_of(row)}
+            text = ", ".join(
+                f"{k}={output.short(v, 40)}" for k, v in shown.items() if v is not None
+            )
             output.print_text(output.safe(f"{kind}: {text}"))

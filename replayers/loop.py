@@ -47,7 +47,7 @@ from replayers.binding import bind, durable_events
 from replayers.compare import Comparer, Difference
 from replayers.durable import Durable
 from replayers.lease import Lost
-from replayers.outcome import Outcome, Progress, Settings, rows_at_once
+from replayers.outcome import DEFAULT_VIEW, Outcome, Progress, Settings, rows_at_once
 from replayers.pace import LONGEST_WISH, Pace, Stopped
 from replayers.positions import Positions
 from replayers.target import (
@@ -103,10 +103,12 @@ class Loop:
         """Send what is new; behind a batch, `enough` may end it early."""
         self.outcome = Outcome(self.found.run.id, f"{self.target.kind}:{self.target.address}")
         self.enough, self.moved = enough, False
+        self.widened = False
         self.footprint = footprint(self.folder)
         self.parts = headers(self.folder)
         vars(self).pop("view", None)
         self._bind()
+        self._note_view()
         lost = self._unreadable()
         for writer, reason in lost.items():
             self.outcome.missing[writer] = [Missing(0, -1, reason)]
@@ -117,8 +119,7 @@ class Loop:
                 self._writer(writer)
                 if self.outcome.more:
                     return self.outcome
-            if self.settings.repair:
-                self._repair()
+            self._settle_view()
             seen = sum_up(self.parts, {w: self._tally(w) for w in self.parts}, lost)
             if not self.outcome.missing:
                 if self.cursor.state != _final_state(seen):
@@ -287,7 +288,35 @@ class Loop:
         if durable != mark.durable:
             self._save(self.cursor.with_mark(writer, dataclasses.replace(mark, durable=durable)))
 
-    def _repair(self) -> None:
+    def _note_view(self) -> None:
+        """Find out whether another view was settled before; see `_settle_view`."""
+        before = self.cursor.view or DEFAULT_VIEW
+        if before == self.settings.view or not any(self._acked().values()):
+            return
+        # Only what superseded something makes the views two.
+        if len(attempts(self.parts)) == 1 and not self._rewinds():
+            return
+        if self.settings.view == "all":
+            self.widened = True
+            return
+        self.outcome.notes.append(
+            f"the view {before} was sent before: superseded points that it holds stay there "
+            "(eventlog diff names them)"
+        )
+
+    def _settle_view(self) -> None:
+        """Send what a narrower view left out, or is to be repaired; remember the view."""
+        if self.settings.repair:
+            self._mend("repaired")
+        elif self.widened:
+            self._mend("left out before")
+        if self.cursor.view != self.settings.view:
+            if self.cursor.view:
+                self.delivery.record(NOTE, {"view": self.settings.view, "before": self.cursor.view})
+                self.delivery.sync_ledger()
+            self._save(dataclasses.replace(self.cursor, view=self.settings.view))
+
+    def _mend(self, how: str) -> None:
         """Send the events of which the target lacks something, and see what differs then."""
         session = self.session()
         found = self._compared(session)
@@ -298,7 +327,7 @@ class Loop:
                 for part in batches(table, rows_at_once(self.settings, self.target)):
                     rows = self.view.rows(writer, part)
                     self.durable.make(writer)
-                    self._deliver(session, writer, with_writer(rows, writer), how="repaired")
+                    self._deliver(session, writer, with_writer(rows, writer), how=how)
         self.outcome.repaired = len(found.positions)
         self.delivery.sync_ledger()
         if found.positions:
@@ -382,6 +411,9 @@ class Loop:
             )
             if unsure:
                 self.held = self._again(self._session.held)
+                # What is held may be of a narrower view, and be told only by writer.
+                if self.settings.view == "all" and not self.cursor.view:
+                    self.widened |= len(self.held) > 0
             self._check_target(self._session)
             self._say_which(self._session)
             if self._session.known_as != self.cursor.known_as:
@@ -405,7 +437,7 @@ class Loop:
         """Refuse a target that no longer holds what it was seen to hold: it was emptied, deleted
         or restored, and what lies in front of the cursor would never be sent again.
         """
-        if self.settings.repair or getattr(session, "notices_loss", False):
+        if self.settings.repair or self.widened or getattr(session, "notices_loss", False):
             return
         for writer, mark in self.cursor.writers.items():
             if mark.sent is None:

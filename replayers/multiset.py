@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from replayers.target import image_schema
 
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    Hashes = np.ndarray[Any, np.dtype[Any]]
-
+Hashes: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 #: The columns that say which point it is, whatever its value.
 PLACE = ("kind", "key", "step")
 _MASK = (1 << 64) - 1
@@ -119,6 +118,12 @@ class Counted:
     def total(self) -> int:
         """Return the sum of all counts."""
         return int(self.counts.sum())
+
+    def once(self) -> Counted:
+        """Return these, each once."""
+        import numpy as np
+
+        return Counted(self.keys, np.ones(len(self.keys), np.int64))
 
     def minus(self, other: Counted) -> Counted:
         """Return by how much each count exceeds that of `other`."""

@@ -13,6 +13,8 @@ BATCH_ROWS = 20_000
 #: How often a batch is tried, and how long it is waited between, in seconds.
 TRIES = 5
 BACKOFF = (0.2, 10.0)
+#: What is sent, if the user does not say.
+DEFAULT_VIEW = "effective"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Settings:
     where the target may say how many rows it takes at once.
     """
 
-    view: str = "effective"
+    view: str = DEFAULT_VIEW
     batch_rows: int | None = None
     tries: int = TRIES
     backoff: tuple[float, float] = BACKOFF

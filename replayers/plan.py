@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from eventlog.attempts import attempts
 from eventlog.catalog import Found
-from eventlog.delivery import Delivery
+from eventlog.delivery import Cursor, Delivery
 from eventlog.ledger import DELIVERY
 from eventlog.reader import WriterReader, headers
-from eventlog.views import open_view
+from eventlog.views import Effective, effective, open_view
 from replayers.batches import batches, points
 from replayers.batches import events as count
-from replayers.outcome import Settings, rows_at_once
+from replayers.loop import recorded_restarts
+from replayers.outcome import DEFAULT_VIEW, Settings, rows_at_once
 from replayers.replay import delivery_of, unchanged
 from replayers.target import Rejected, Target, with_writer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +65,20 @@ def plan(found: Found, target: Target, state: str, settings: Settings) -> Plan:
     cursor, known = delivery.load()
     run = found.run
     label = f"{target.kind}:{target.address}"
-    if known and unchanged(found, delivery) is not None:
+    if known and unchanged(found, delivery, settings.view) is not None:
         return Plan(run.id, run.project, run.name, label, first=False)
     view = open_view(found.folder, settings.view)
+    left_out = _left_out(found, cursor, settings)
     events = new = size = 0
     rules: Counter[str] = Counter()
     for writer in (w for a in attempts(headers(found.folder)) for w in a.writers):
-        reader = WriterReader(found.folder, writer, start=cursor.mark(writer).acked)
+        acked = cursor.mark(writer).acked
+        reader = WriterReader(found.folder, writer, start=0 if left_out else acked)
         for whole in reader.tables():
             for table in batches(whole, rows_at_once(settings, target)):
                 rows = view.rows(writer, table)
+                if left_out:
+                    rows = _wanted(rows, acked, left_out.superseded(writer, rows))
                 events += count(rows)
                 new += points(rows)
                 size += rows.nbytes
@@ -87,6 +96,22 @@ def plan(found: Found, target: Target, state: str, settings: Settings) -> Plan:
     return Plan(
         run.id, run.project, run.name, label, not known, events, new, size, dict(rules), seconds
     )
+
+
+def _left_out(found: Found, cursor: Cursor, settings: Settings) -> Effective | None:
+    """Return the view that was sent before, if a wider one is to be sent now."""
+    before = cursor.view or DEFAULT_VIEW
+    if settings.view == before or settings.view != "all" or not cursor.writers:
+        return None
+    return effective(found.folder, recorded=recorded_restarts(cursor), ripe=True)
+
+
+def _wanted(rows: pa.Table, acked: int, superseded: Any) -> pa.Table:
+    """Return the rows that were not sent: new ones, and what was superseded then."""
+    import pyarrow as pa
+
+    new = rows.column("seq").to_numpy() >= acked
+    return rows.filter(pa.array(new if superseded is None else new | superseded))
 
 
 def _pace(delivery: Delivery) -> float | None:

@@ -21,7 +21,7 @@ from eventlog.reader import headers
 from replayers.about import run_info
 from replayers.lease import Lease
 from replayers.loop import Loop
-from replayers.outcome import BATCH_ROWS, Outcome, Progress, Settings
+from replayers.outcome import BATCH_ROWS, DEFAULT_VIEW, Outcome, Progress, Settings
 from replayers.pace import Pace
 from replayers.target import Target
 
@@ -60,7 +60,7 @@ def replay(
     """
     settings = settings or Settings()
     if not (settings.repair or settings.retry_quarantined):
-        quiet = unchanged(found, delivery_of(found, target, state))
+        quiet = unchanged(found, delivery_of(found, target, state), settings.view)
         if quiet is not None:
             return quiet
     with Replayer(
@@ -138,11 +138,14 @@ def delivery_of(found: Found, target: Target, state: str) -> Delivery:
     )
 
 
-def unchanged(found: Found, delivery: Delivery) -> Outcome | None:
-    """Return what a sync would find, if the run's files are as the last one left them and nothing
-    was left to be done; None otherwise. It reads folders and the cursor, no event.
+def unchanged(found: Found, delivery: Delivery, view: str | None = None) -> Outcome | None:
+    """Return what a sync of a view (None: of the last one's) would find, if the run's files are as
+    the last one left them and nothing was left to be done; None otherwise. It reads folders and the
+    cursor, no event.
     """
     cursor, known = delivery.load()
+    if view not in (None, cursor.view or DEFAULT_VIEW):
+        return None
     if not known or not cursor.footprint or cursor.footprint != footprint(found.folder):
         return None
     if cursor.status == RUNNING:

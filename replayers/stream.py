@@ -131,7 +131,8 @@ class Stream:
     def _unchanged(self, target: Target) -> Outcome | None:
         if self.open or self.settings.repair or self.settings.retry_quarantined:
             return None
-        return unchanged(self.found, delivery_of(self.found, target, self.state))
+        delivery = delivery_of(self.found, target, self.state)
+        return unchanged(self.found, delivery, self.settings.view)
 
     def _opened(self, target: Target) -> Replayer:
         if self._replayer is not None and self._target is not target:

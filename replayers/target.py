@@ -190,6 +190,8 @@ class Target(Protocol):
     rules: str
     #: Whether equal points of the image become one point in the target (MLflow's SQL store).
     folds: bool
+    # A target may have `shares_tags = True`: people add tags of their own to its runs, and the
+    # read-back shows them. Elsewhere a tag that was not sent has no explanation.
     # A target may have `one_run = True`: one object of it can have one run open at a time. A sync
     # that sends several at once makes an object for each then. Otherwise threads share one.
 

@@ -129,6 +129,7 @@ class WandbTarget:
     kind = "wandb"
     rules = RULES
     folds = False
+    shares_tags = True
     #: Opening a run lets go of the one before: a child with its wandb-core for each would be many.
     one_run = True
 
