@@ -83,21 +83,32 @@ def _starting(method: Callable[..., None]) -> Callable[..., None]:
 
 
 def _finishing(method: Callable[..., None]) -> Callable[..., None]:
+    end = _ending()
+
     def finish(self: Any, *args: Any, **kwargs: Any) -> None:
-        code = kwargs.get("exit_code", args[0] if args else 0)
-        _end(self, code)
+        end(self, kwargs.get("exit_code", args[0] if args else 0))
         method(self, *args, **kwargs)
 
     return finish
 
 
 def _dropping(method: Callable[[Any], None]) -> Callable[[Any], None]:
+    end = _ending()
+
     def drop(self: Any) -> None:
         # verl calls finish() with exit code 0 here too, and knows no more than that.
-        _end(self, None)
+        end(self, None)
         method(self)
 
     return drop
+
+
+def _ending() -> Callable[[Any, int | None], None]:
+    """Return `_end` for methods that Python may call while it ends, when what stands in a module
+    is gone: the run was ended before that.
+    """
+    over, end = sys.is_finalizing, _end
+    return lambda tracking, exit_code: None if over() else end(tracking, exit_code)
 
 
 def _end(tracking: Any, exit_code: int | None) -> None:

@@ -566,3 +566,32 @@ one.finish()
     assert done.returncode == 0, done.stderr
     kept = [step for step, _ in metrics(str(tmp_path / "journal"))]
     assert kept == [*range(201), 201, 202]  # what waited was written when there was room
+
+
+def test_a_logger_that_outlives_the_plug_in_says_nothing_while_python_ends(tmp_path: Path) -> None:
+    code = """
+import builtins, sys
+from tests.integrations import verl_source
+tracking = verl_source.tracking()
+one = tracking.Tracking("p", "n", "eventlog")
+one.log({"loss": 0.5}, 0)
+
+class Last:
+    held = one, vars(sys.modules["eventlog.integrations.verl"])
+    def __del__(self, tracking=tracking):
+        one, names = self.held
+        names.update(dict.fromkeys(names))  # as Python empties modules
+        type(one).__del__(one)
+
+builtins.last = Last()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=TOP,
+        env={**os.environ, "EVENTLOG_DIR": str(tmp_path / "journal")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Exception" not in done.stderr, done.stderr
+    assert "n closed, 3 events" in done.stderr
