@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _POLYNOMIAL = 0xEDB88320
 _LONGEST_PERIOD = 4096
+#: The polynomial is primitive: so many powers of x are different.
+_ORDER = 2**32 - 1
 
 
 def fingerprint(table: pa.Table) -> int:
@@ -108,6 +110,14 @@ def combine(one: int, other: int, length: int) -> int:
     the second.
     """
     return _times(_shift(length), one) ^ other
+
+
+def seed_of(check: int, plain: int, length: int) -> int:
+    """Return the seed with which a text of some length has the CRC-32 `check`; without one, it has
+    `plain`.
+    """
+    # x to the power of 2**32 - 1 is 1, and so this takes back what the text did to the seed.
+    return _times(_shift(_ORDER - length % _ORDER), check ^ plain)
 
 
 @functools.lru_cache(maxsize=256)

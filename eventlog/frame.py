@@ -54,6 +54,8 @@ _AT_NODES = 8 + 84 + 4
 _AT_PLACES = 8 + 220 + 4
 _AT_DURABLE = 8 + 592 + len("durable=")
 _AT_CRC = HEAD - 9
+#: The digits of a frame's checksum, which it does not cover.
+CRC_DIGITS = 8
 _COLUMNS = 8
 _BUFFERS = 20
 

@@ -1,7 +1,7 @@
 """Salvage: what is provably good of a damaged run, copied into a new journal.
 
-Good are frames whose checksum holds, those behind damage too, and row groups whose fingerprint
-holds. They keep their seqs, because positions are cursors. The new journal has a sealed file for
+Good are frames whose checksum holds, those behind damage too, in a segment whose header is
+destroyed as well (`eventlog.headless`), and row groups whose fingerprint holds. They keep their seqs, because positions are cursors. The new journal has a sealed file for
 each stretch of events without a gap; what is missing between two of them, or behind the last, is
 recorded in the file beside it as lost for good (``eventlog.lost``, `eventlog.sealed`), with the
 reason. Readers go on behind what is recorded as lost, and `verify` names it without calling it a
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from eventlog import blobs, runfile
@@ -23,48 +22,14 @@ from eventlog.columns import numbers
 from eventlog.errors import FormatError, IntegrityError, UsageError
 from eventlog.files import LOCAL, Files
 from eventlog.layout import BLOBS, RUN_FILE, SEALED, SealedName, is_blob
-from eventlog.reader import listing, of_writer, span_columns
-from eventlog.seal import clear, make_place, remembered
-from eventlog.sealed import (
-    WORDS,
-    Lost,
-    SealedFile,
-    SealedSegment,
-    SealedWriter,
-    check_sealed,
-    with_origin,
-)
+from eventlog.pieces import Bad, Piece, Pieces
+from eventlog.reader import listing
+from eventlog.seal import clear, make_place
+from eventlog.sealed import Lost, SealedFile, SealedSegment, SealedWriter, check_sealed
 from eventlog.segment import SegmentReader
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-#: So many stretches of good frames behind damage are looked at in one segment.
-MOST_PIECES = 100_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """Events `first` to `last` that lie in one place.
-
-    `name` is a file of the run's folder; `at` is a row group of a sealed file, or where the frames
-    begin in a segment. `behind` says that the frames lie behind damage.
-    """
-
-    first: int
-    last: int
-    name: str
-    at: int
-    behind: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Bad:
-    """Something that could not be used: the file, where in it (-1: all of it), and what it is."""
-
-    name: str
-    offset: int
-    what: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +98,8 @@ def salvage(folder: str, target: str, files: Files = LOCAL) -> Salvaged:
     good, copied, bad = _copy_blobs(folder, target, files)
     writers = []
     for writer in listing(folder, files).writers:
-        one, wrote = _Writer(folder, target, writer, run.id, files).copy()
+        with Pieces(folder, writer, run, files) as pieces:
+            one, wrote = _Writer(target, writer, pieces, files).copy()
         writers.append(one)
         changed |= wrote
     return Salvaged(folder, target, tuple(writers), good, bad, changed or copied > 0)
@@ -207,12 +173,9 @@ def _copy_blobs(folder: str, target: str, files: Files) -> tuple[int, int, tuple
 class _Writer:
     """Salvages one writer."""
 
-    def __init__(self, folder: str, target: str, writer: str, run: str, files: Files) -> None:
-        self._folder, self._target = folder, target
-        self._name, self._run, self._files = writer, run, files
-        self._bad: list[Bad] = []
-        self._parts: dict[str, list[SealedSegment]] = {}
-        self._end = 0  # the seq behind the last event that is known to have been there
+    def __init__(self, target: str, writer: str, pieces: Pieces, files: Files) -> None:
+        self._target, self._name = target, writer
+        self._pieces, self._files = pieces, files
 
     def copy(self) -> tuple[WriterSalvage, bool]:
         """Copy what is good; return what was done, and whether anything was written."""
@@ -242,7 +205,7 @@ class _Writer:
             tuple(made),
             tuple((p.first, p.last) for stretch in stretches for p in stretch if p.behind),
             tuple(lost),
-            tuple(self._bad),
+            tuple(self._pieces.bad),
         )
         return out, wrote
 
@@ -252,92 +215,15 @@ class _Writer:
         """Return good pieces that hold every event once, cut where one is missing."""
         out: list[list[Piece]] = []
         seq = -1
-        for piece in sorted(self._pieces(), key=lambda p: (p.first, -p.last)):
-            self._end = max(self._end, piece.last + 1)
-            if piece.last < seq or not self._holds(piece):
+        for piece in sorted(self._pieces.found(), key=lambda p: (p.first, -p.last)):
+            self._pieces.end = max(self._pieces.end, piece.last + 1)
+            if piece.last < seq or not self._pieces.holds(piece):
                 continue
             if not out or piece.first > seq:
                 out.append([])
             out[-1].append(dataclasses.replace(piece, first=max(piece.first, seq)))
             seq = piece.last + 1
         return out
-
-    def _pieces(self) -> Iterator[Piece]:
-        found = listing(self._folder, self._files)
-        for sealed in found.sealed.get(self._name, ()):
-            name = f"{SEALED}/{sealed}"
-            try:
-                with self._sealed(name) as file:
-                    self._parts[name] = [p for p in file.segments if p.header.writer == self._name]
-                    groups = file.groups
-            except (OSError, FormatError) as error:
-                self._end = max(self._end, sealed.last + 1)
-                self._bad.append(Bad(name, -1, _why(error)))
-                continue
-            for part in self._parts[name]:
-                self._end = max(self._end, part.durable)
-            for group, (rows, first, last, _crc) in enumerate(groups):
-                if rows and 0 <= first <= last:
-                    yield Piece(first, last, name, group)
-        for segment in found.segments.get(self._name, ()):
-            yield from self._in_segment(str(segment))
-
-    def _in_segment(self, name: str) -> Iterator[Piece]:
-        try:
-            with SegmentReader(os.path.join(self._folder, name), self._files) as reader:
-                if reader.header.writer != self._name:
-                    raise FormatError(f"its header names the writer {reader.header.writer}")
-                start, first = len(reader.header_bytes), reader.header.first_seq
-                for _ in reader.spans():
-                    pass
-                verdict = reader.verdict
-                assert verdict is not None
-                self._end = max(self._end, verdict.durable)
-                self._parts[name] = [remembered(reader, verdict)]
-                if verdict.next_seq > first:
-                    yield Piece(first, verdict.next_seq - 1, name, start)
-                if verdict.detail:
-                    self._bad.append(Bad(name, verdict.offset, verdict.detail))
-                if verdict.later:
-                    yield from self._islands(name, reader)
-        except (OSError, FormatError) as error:
-            self._bad.append(Bad(name, -1, _why(error)))
-
-    def _islands(self, name: str, reader: SegmentReader) -> Iterator[Piece]:
-        held: Piece | None = None
-        behind, count = 0, 0
-        for offset, span in reader.islands():
-            last = span.first_seq + span.count - 1
-            if held is not None and (held.last + 1, behind) == (span.first_seq, offset):
-                held = dataclasses.replace(held, last=last)
-            else:
-                if held is not None:
-                    yield held
-                held = Piece(span.first_seq, last, name, offset, behind=True)
-                count += 1
-                if count > MOST_PIECES:
-                    self._bad.append(Bad(name, offset, "what lies behind was not looked at"))
-                    return
-            behind = offset + len(span.data)
-        if held is not None:
-            yield held
-
-    def _holds(self, piece: Piece) -> bool:
-        """Return whether a piece is what it says; of frames the checksums have said so."""
-        if not piece.name.startswith(SEALED):
-            return True
-        try:
-            with self._sealed(piece.name) as file:
-                rows = of_writer(file.checked(piece.at), self._name)
-            if not rows.num_rows:
-                raise FormatError("it holds no events of its writer")
-        except (OSError, FormatError) as error:
-            self._bad.append(Bad(piece.name, -1, _why(error)))
-            return False
-        return True
-
-    def _sealed(self, name: str) -> SealedFile:
-        return SealedFile(os.path.join(self._folder, name), self._files, WORDS)
 
     def _lost(self, stretches: list[list[Piece]]) -> list[Lost]:
         """Return the events that no good piece holds, each with what is known of the reason."""
@@ -346,9 +232,12 @@ class _Writer:
             if stretch[0].first > seq:
                 gaps.append((seq, stretch[0].first - 1))
             seq = stretch[-1].last + 1
-        if self._end > seq:
-            gaps.append((seq, self._end - 1))
-        why = "; ".join(f"{bad.name}: {bad.what}" for bad in self._bad[:4]) or "no file holds them"
+        if self._pieces.end > seq:
+            gaps.append((seq, self._pieces.end - 1))
+        why = (
+            "; ".join(f"{bad.name}: {bad.what}" for bad in self._pieces.bad[:4])
+            or "no file holds them"
+        )
         return [Lost(first, last, why) for first, last in gaps]
 
     # ---------------------------------------------------------------- writing
@@ -361,29 +250,16 @@ class _Writer:
                 return sum(group[0] for group in file.groups), False
         segments: dict[int, SealedSegment] = {}
         for piece in stretch:
-            for part in self._parts[piece.name]:
+            for part in self._pieces.parts[piece.name]:
                 there = segments.get(part.header.segment, part)
                 latest = max(there, part, key=lambda p: p.next_seq)
                 segments[part.header.segment] = latest
         with SealedWriter(os.path.dirname(path), self._files) as out:
             for piece in stretch:
-                for table in self._rows(piece):
+                for table in self._pieces.rows(piece):
                     out.add(_between(table, piece.first, piece.last))
             out.finish(path, [segments[n] for n in sorted(segments)], lost)
             return out.rows, True
-
-    def _rows(self, piece: Piece) -> Iterator[pa.Table]:
-        if piece.name.startswith(SEALED):
-            with self._sealed(piece.name) as file:
-                yield of_writer(file.checked(piece.at), self._name)
-            return
-        with SegmentReader(os.path.join(self._folder, piece.name), self._files) as reader:
-            seq = reader.seq_at(piece.at)
-            for span in reader.spans_from(piece.at, seq):
-                if span.first_seq > piece.last:
-                    return
-                columns = span_columns(span, reader, dictionaries=True)
-                yield with_origin(columns, self._run, self._name)
 
 
 def _between(table: pa.Table, first: int, last: int) -> pa.Table:
@@ -392,7 +268,3 @@ def _between(table: pa.Table, first: int, last: int) -> pa.Table:
     seqs = numbers(table.column("seq"))
     start, stop = np.searchsorted(seqs, first), np.searchsorted(seqs, last, "right")
     return table.slice(int(start), int(stop - start))
-
-
-def _why(error: Exception) -> str:
-    return error.what if isinstance(error, FormatError) else str(error)

@@ -119,6 +119,18 @@ def read_header(file: BinaryIO) -> tuple[Header, bytes, int]:
     FormatError
         If the bytes are no header, damaged, or of a newer major version.
     """
+    raw, crc = checked_header(file)
+    return _parse(raw), raw, crc
+
+
+def checked_header(file: BinaryIO) -> tuple[bytes, int]:
+    """Read the bytes of a header, of any version, and its checksum.
+
+    Raises
+    ------
+    FormatError
+        If the bytes are no header, or damaged.
+    """
     start = file.read(8)
     size = struct.unpack("<i", start[4:])[0] if len(start) == 8 else -1
     if start[:4] != frames.CONTINUATION or not 0 < size <= _MAX_HEADER - 8:
@@ -133,7 +145,7 @@ def read_header(file: BinaryIO) -> tuple[Header, bytes, int]:
     crc = zlib.crc32(raw[at + 8 :], zlib.crc32(raw[:at]))
     if crc != int(digits, 16):
         raise FormatError("a segment's header is damaged: its checksum does not hold")
-    return _parse(raw), raw, crc
+    return raw, crc
 
 
 def _parse(raw: bytes) -> Header:
