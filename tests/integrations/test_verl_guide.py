@@ -58,6 +58,12 @@ RSYNC = """#!/bin/sh
 [ "$1" = --archive ] || exit 2
 exec cp -a "$2." "$3"
 """
+#: Only root may be another user.
+RUNUSER = """#!/bin/sh
+[ "$1 $2 $3" = "-u alice --" ] || exit 2
+shift 3
+exec "$@"
+"""
 
 
 def script(title: str) -> str:
@@ -79,7 +85,7 @@ class Cluster:
         self.programs = self.folder / "programs"
         for place in (self.shared, self.programs):
             place.mkdir()
-        told = {"python3": PYTHON, "eventlog": EVENTLOG}
+        told = {"python3": PYTHON, "eventlog": EVENTLOG, "runuser": RUNUSER}
         for name, text in (
             told.items() if shutil.which("rsync") else (told | {"rsync": RSYNC}).items()
         ):
@@ -92,6 +98,7 @@ class Cluster:
         (self.folder / node / "script").write_text(script(title))
         path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
         job = {"SLURM_JOB_ID": "7", "SLURM_TMPDIR": str(self.folder / node)}
+        job["SLURM_JOB_USER"] = "alice"
         given = {"PATH": path, "SHARED": str(self.shared), "GATHER_SECONDS": "0.2"}
         return subprocess.Popen(
             ["bash", "script"],
@@ -156,6 +163,9 @@ def test_jobs_on_nodes_of_their_own_are_gathered_and_synced_at_night(
     (cluster.shared / "eventlog").mkdir()
     code, said = cluster.run("train-local.sbatch", "b", PLAN=plan(2, 17), SLURM_RESTART_COUNT="1")
     assert code == 0, said
+    elsewhere = str(cluster.folder / "not" / "there")
+    assert cluster.run("epilog.sh", "a", SHARED=elsewhere)[0] == 0, "no node is drained for that"
+    assert (cluster.folder / "a" / "eventlog-7").exists()
     assert cluster.run("epilog.sh", "a") == (0, "")
     assert cluster.run("epilog.sh", "a") == (0, "")  # nothing is left to bring
     assert not (cluster.folder / "a" / "eventlog-7").exists()
