@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from eventlog.integrations.verl_settings import restart
 from eventlog.reader import WriterReader
 from eventlog.table import Table
 from tests.integrations import test_verl_promises as promises
-from tests.integrations.verl_trainer import NAME, PROJECT
+from tests.integrations.verl_trainer import NAME, PROJECT, points
 
 #: Fixtures are used by their names.
 backends, node = promises.backends, promises.node
@@ -100,6 +101,39 @@ def test_killed_and_started_again_with_the_whole_of_verl(
     backends.sync(machine.journal)
     promises.shows_one_run(backends)
     promises.shows_exactly(backends)
+
+
+def test_beside_console_and_mlflow_of_verls_own_each_keeps_what_it_would_alone(
+    tmp_path: Path, backends: promises.Backends
+) -> None:
+    machine = promises.Node(tmp_path / "a", tmp_path)
+    more: dict[str, Any] = {"package": True, "logger": ["console", "eventlog", "mlflow"]}
+    more["nested"] = False
+    there = {"MLFLOW_TRACKING_URI": backends.tracking}
+    machine.launch(machine.plan(1, 99, die=promises.KILLED, **more), **there)
+    machine.launch(machine.plan(2, promises.LAST, **more), **there)
+    theirs = {run for (run,) in backends.mlflow("SELECT run_uuid FROM runs")}
+    before = _points(backends, theirs)
+    assert len(theirs) == 2, "verl makes a run for each launch"
+    expected = Counter([*points(1, 0, promises.KILLED), *points(2, 8, promises.LAST)])
+    assert before == expected
+    backends.sync_mlflow(machine.journal)
+    tagged = "SELECT run_uuid FROM tags WHERE key = 'eventlog.run' AND value = ?"
+    ours = {run for (run,) in backends.mlflow(tagged, promises.ID)}
+    assert len(ours - theirs) == len(ours) == 1
+    assert _points(backends, ours) == Counter(promises.EXPECTED)
+    assert _points(backends, theirs) == before
+
+
+def _points(backends: promises.Backends, runs: set[str]) -> Counter[tuple[Any, ...]]:
+    """Return the points of some of MLflow's runs; it refuses the ``@`` of verl's names."""
+    return Counter(
+        (key.replace("_x40_", "@").replace("_at_", "@"), step, value)
+        for run, key, step, value in backends.mlflow(
+            "SELECT run_uuid, key, step, value FROM metrics"
+        )
+        if run in runs
+    )
 
 
 # ------------------------------------------------------------------------------ values

@@ -28,7 +28,8 @@ class Plan:
 
     `start` is the checkpoint's step that the trainer finds by itself if None; `die` the step after
     which it kills itself; `says` whether the config tells where the checkpoints are; `package`
-    whether to import verl itself.
+    whether to import verl itself; `nested` whether a metric lies in dicts in a dict, with which
+    verl's own loggers lose the whole step.
     """
 
     who: int
@@ -40,6 +41,7 @@ class Plan:
     val_only: bool = False
     says: bool = True
     package: bool = False
+    nested: bool = True
     wait: str = ""
     logger: Any = ("eventlog",)
     name: str = NAME
@@ -123,9 +125,12 @@ def run(plan: Plan) -> None:
         data: dict[str, Any] = {
             "training/global_step": step,
             "actor/loss": np.float64(flat["actor/loss"]),
-            "timing_s": {"gen": {"mean": np.float32(flat["timing_s/gen/mean"])}},
             "perf/total_num_tokens": np.int64(flat["perf/total_num_tokens"]),
         }
+        mean = np.float32(flat["timing_s/gen/mean"])
+        data |= (
+            {"timing_s": {"gen": {"mean": mean}}} if plan.nested else {"timing_s/gen/mean": mean}
+        )
         if step % TEST_FREQ == 0:
             samples.log(loggers, generations(step, plan.who), step)
             data |= validation(step, plan.who)
