@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from eventlog import runfile
 from eventlog.errors import EventlogError, FormatError, UsageError
-from eventlog.files import LOCAL, Files
+from eventlog.files import LOCAL, TEMPORARY, Files
 from eventlog.layout import PROJECT_PREFIX, RUN_FILE, RUN_PREFIX, default_journal
 from eventlog.runfile import RunFile
 
@@ -85,7 +85,20 @@ def _project(path: str, journal: str, files: Files) -> Iterator[Found | Unreadab
     for name in names:
         folder = os.path.join(path, name)
         if name.startswith(RUN_PREFIX) and files.is_folder(folder):
-            yield _open(folder, journal, files)
+            item = _open(folder, journal, files)
+            if isinstance(item, Unreadable) and isinstance(item.error, UsageError):
+                if _is_being_made(folder, files):
+                    continue
+                item = _open(folder, journal, files)  # it was being made a moment ago
+            yield item
+
+
+def _is_being_made(folder: str, files: Files) -> bool:
+    """Return whether a folder is that of a run in whose `init` some process is: it has nothing."""
+    try:
+        return all(name.startswith(TEMPORARY) for name in files.names(folder))
+    except OSError:
+        return False
 
 
 def _open(folder: str, journal: str, files: Files) -> Found | Unreadable:

@@ -144,7 +144,9 @@ def state_folder(journal: str, given: str | None = None) -> str:
     if told:
         return os.path.abspath(told)
     inside = os.path.join(os.path.abspath(journal), DEFAULT_STATE)
-    probe = inside if os.path.isdir(inside) else os.path.dirname(inside)
+    probe = inside
+    while not os.path.isdir(probe) and os.path.dirname(probe) != probe:
+        probe = os.path.dirname(probe)  # a journal that is not there yet will be made there
     if os.access(probe, os.W_OK | os.X_OK):
         return inside
     home = os.environ.get("XDG_STATE_HOME") or os.path.join(

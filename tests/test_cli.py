@@ -220,6 +220,18 @@ def test_wrong_input_is_one_line_an_exit_code_and_no_change(
     assert snapshot(tmp_path) == before
 
 
+def test_a_run_that_is_being_made_is_none_yet_and_no_failure(cli: Cli, journal: Path) -> None:
+    folder = journal / "project=p" / "run=new"
+    folder.mkdir()
+    (folder / ".tmp-1-00-run.json").write_text("{")
+    done = cli("ls", journal)
+    assert (done.returncode, done.stderr) == (0, "")
+    (folder / "w-0.arrows").write_text("")  # a copy, say, that brought other files first
+    done = cli("ls", journal)
+    assert done.returncode == 2
+    assert "no run.json" in done.stderr
+
+
 def test_a_folder_without_permission_is_one_line(cli: Cli, journal: Path) -> None:
     if os.geteuid() == 0:  # root may read everything: ask as somebody else
         done = subprocess.run(

@@ -124,6 +124,8 @@ def test_all_cursors_of_a_state_are_found_and_damaged_ones_left_out(tmp_path):
 
 def test_the_state_lies_in_the_journal_or_where_it_was_told(tmp_path, monkeypatch):
     assert state_folder(str(tmp_path)) == str(tmp_path / "_replay")
+    later = tmp_path / "not" / "there yet"
+    assert state_folder(str(later)) == str(later / "_replay")
     assert state_folder(str(tmp_path), str(tmp_path / "x")) == str(tmp_path / "x")
     monkeypatch.setenv("EVENTLOG_STATE", str(tmp_path / "y"))
     assert state_folder(str(tmp_path)) == str(tmp_path / "y")
