@@ -27,6 +27,7 @@ from eventlog.frame import (
     resized,
     texts,
 )
+from eventlog.value import DATA as DATA_OF
 from eventlog.value import EXACT, encode
 
 _pack = struct.Struct("<q").pack
@@ -116,51 +117,70 @@ class Shape:
 class MixedShape(Shape):
     """The same of events with other values among the numbers: text, None, lists, torch's scalars.
 
-    `loose` are the places of those. Each is encoded anew, and must come to the same type word, with
-    or without number and data, as the rows that the shape was made from.
+    `loose` are the places of those, `kinds` their Python types. Each is encoded anew; where the
+    type does not say it, it must come to the same type word, with or without number and data, as
+    the rows that the shape was made from.
     """
 
-    __slots__ = ("data_at", "gaps", "loose", "pad", "room", "words")
+    __slots__ = ("data_at", "gaps", "heads", "loose", "pad", "room", "vacant")
 
-    def __init__(self, rows: Sequence[Row], loose: Sequence[int], *, with_step: bool) -> None:
+    def __init__(
+        self, rows: Sequence[Row], loose: Sequence[int], kinds: Sequence[type], *, with_step: bool
+    ) -> None:
         super().__init__(rows, with_step=with_step)
         probe = lay_out(rows, 0, 0, 0 if with_step else None)
-        self.loose = tuple(loose)
-        self.words = [(rows[i].type, rows[i].num is None, rows[i].data is None) for i in loose]
-        self.exact = tuple(i for i in self.exact if i not in self.loose)
-        self.narrow = tuple(i for i in self.narrow if i not in self.loose)
+        there = [(i, kind) for i, kind in zip(loose, kinds, strict=True) if kind is not type(None)]
+        self.vacant = tuple(i for i in loose if i not in dict(there))
+        self.loose = tuple(
+            (i, DATA_OF.get(kind), (rows[i].type, rows[i].num is None, rows[i].data is None))
+            for i, kind in there
+        )
+        self.exact = tuple(i for i in self.exact if i not in loose)
+        self.narrow = tuple(i for i in self.narrow if i not in loose)
         self.data_at = probe.offsets[DATA]
         self.tail = probe.body[probe.offsets[NUMBERS + 1] : probe.offsets[DATA - 1]]
         # How many offsets in a row are the same, up to each loose value and behind the last.
-        self.gaps = [b - a for a, b in pairwise((-1, *loose, len(rows)))]
+        self.gaps = [b - a for a, b in pairwise((-1, *dict(there), len(rows)))]
         self.pad = PADS[4 * (len(rows) + 1) & 7]
         self.room = min(INLINE, MAX_FRAME - HEAD - self.data_at - 8)
+        self.heads: dict[int, bytes] = {}
 
     def fit(self, keys: Sequence[Any], values: list[Any]) -> Fitted | None:
         """Return what is to be stored of the values of a call; None if they do not fit."""
-        fitted = super().fit(keys, values)
-        if fitted is None:
+        if super().fit(keys, values) is None:
             return None
+        numbers, pieces = values.copy(), []
         try:
-            stored = [encode(values[i]) for i in self.loose]
+            for i, data_of, expected in self.loose:
+                if data_of is not None:
+                    numbers[i] = 0.0
+                    pieces.append(data_of(values[i]))
+                else:
+                    word, num, data = encode(values[i])
+                    if (word, num is None, data is None) != expected:
+                        return None
+                    numbers[i] = 0.0 if num is None else num
+                    pieces.append(data or b"")
         except Exception:  # the general way knows what to do with it
             return None
-        if [(word, num is None, data is None) for word, num, data in stored] != self.words:
-            return None
-        pieces = [one.data or b"" for one in stored]
         if sum(map(len, pieces)) > self.room:
             return None
-        for i, one in zip(self.loose, stored, strict=True):
-            values[i] = 0.0 if one.num is None else one.num
-        return Fitted(values, pieces)
+        for i in self.vacant:
+            numbers[i] = 0.0
+        return Fitted(numbers, pieces)
 
     def _parts(self, seq: int, time: int, step: int | None, fitted: Fitted) -> tuple[bytes, bytes]:
         numbers, pieces = fitted
         data = b"".join(pieces)
+        size = len(data)
+        head = self.heads.get(size)
+        if head is None:
+            if len(self.heads) >= _MOST_HEADS:
+                self.heads.clear()
+            head = self.heads[size] = resized(self.head, self.data_at + size + (-size & 7), size)
         ends = accumulate(map(len, pieces), initial=0)
         offsets = [_pack_end(end) * gap for end, gap in zip(ends, self.gaps, strict=True)]
-        rest = b"".join((self.tail, *offsets, self.pad, data, PADS[len(data) & 7]))
-        head = resized(self.head, self.data_at + len(data) + (-len(data) & 7), len(data))
+        rest = b"".join((self.tail, *offsets, self.pad, data, PADS[size & 7]))
         return head, self._body(seq, time, step, self.middle, numbers, rest)
 
 

@@ -113,7 +113,7 @@ class Shapes:
         with_step = step is not None
         if not new[0]:
             shape = (
-                MixedShape(rows, loose, with_step=with_step)
+                MixedShape(rows, loose, [kinds[i] for i in loose], with_step=with_step)
                 if loose
                 else Shape(rows, with_step=with_step)
             )

@@ -189,9 +189,23 @@ def _int(value: int, word: str = "int") -> Stored:
     return Stored(word, None, text.encode("ascii"))
 
 
-def _str(value: str) -> Stored:
+def _text(value: str) -> bytes:
     # Of a text that is also an Enum, `str` gives the name and not the text.
-    return Stored("str", None, str.__str__(value).encode("utf-8", "surrogatepass"))
+    return str.__str__(value).encode("utf-8", "surrogatepass")
+
+
+def _str(value: str) -> Stored:
+    return Stored("str", None, _text(value))
+
+
+#: What makes the data of values whose Python type alone says that they have no number, and which
+#: type word.
+DATA: dict[type, Callable[[Any], bytes]] = {
+    str: _text,
+    bytes: bytes,
+    list: dumps,
+    tuple: dumps,
+}
 
 
 _PLAIN: dict[type, Callable[[Any], Stored]] = {
