@@ -28,7 +28,11 @@ def bench(*arguments: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "part", [*"append keys scan seal query".split(), pytest.param("watch", marks=pytest.mark.long)]
+    "part",
+    [
+        *"append keys scan seal query".split(),
+        *(pytest.param(part, marks=pytest.mark.long) for part in ("sync", "watch")),
+    ],
 )
 def test_a_part_of_the_bench_runs_and_its_output_is_readable(part: str, tmp_path: Path) -> None:
     few = ["--ways", "os.write,eventlog"] if part == "append" else []

@@ -27,6 +27,7 @@ from bench_parts import (
     scan,
     seal,
     stalls,
+    sync,
     threads,
     watch,
     ways,
@@ -46,6 +47,7 @@ PARTS: dict[str, Measure] = {
     "query": query.measure,
     "import": imports.measure,
     "memory": memory.measure,
+    "sync": sync.measure,
     "watch": watch.measure,
 }
 

@@ -96,7 +96,7 @@ WORK = {
 }
 
 
-def _status(field: str) -> float:
+def status(field: str) -> float:
     """Return a figure of this process's memory, in megabytes."""
     with open("/proc/self/status", encoding="ascii") as file:
         for line in file:
@@ -116,9 +116,9 @@ def main(name: str, folder: str) -> None:
     import eventlog.seal  # noqa: F401 - what is imported is no part of the figure
 
     pa.array([0]).to_numpy()
-    before = _status("VmRSS")
+    before = status("VmRSS")
     WORK[name](folder)
-    print(_status("VmHWM") - before)
+    print(status("VmHWM") - before)
 
 
 if __name__ == "__main__":
