@@ -184,6 +184,8 @@ def test_the_id_is_the_start_of_the_md5_of_the_names_unless_given(
 
 
 def test_values_of_any_type_at_any_depth_are_kept(tracking: Any) -> None:
+    import pandas as pd
+
     one = tracking.Tracking("p", "n", "eventlog", config())
     given = {
         "a": {"b": {"c": np.float32(0.5)}},
@@ -192,6 +194,7 @@ def test_values_of_any_type_at_any_depth_are_kept(tracking: Any) -> None:
         "none": None,
         "flag": np.bool_(True),
         "other": UserDict({"deep": UserList([1, 2])}),
+        "frame": pd.DataFrame({"a": [1, 2], "b": ["x", None]}),
         "nan": float("nan"),
     }
     one.log(given, np.int64(7))
@@ -204,6 +207,7 @@ def test_values_of_any_type_at_any_depth_are_kept(tracking: Any) -> None:
     assert kept["list"][1]["x"].tolist() == [1.5, 2.5]
     assert (kept["text"], kept["none"], kept["flag"]) == ("é", None, True)
     assert kept["other/deep"] == [1, 2]
+    assert table(kept["frame"]).data[0] == [1, "x"]
     assert kept["nan"] != kept["nan"]
 
 
@@ -566,6 +570,9 @@ one.finish()
     assert done.returncode == 0, done.stderr
     kept = [step for step, _ in metrics(str(tmp_path / "journal"))]
     assert kept == [*range(201), 201, 202]  # what waited was written when there was room
+    warned = [line for line in done.stderr.splitlines() if "could not" in line or "cannot" in line]
+    assert len(warned) == 2, warned  # one of the disk; one of the table, which is not kept back
+    assert "null was kept in its place" in warned[1]
 
 
 def test_a_logger_that_outlives_the_plug_in_says_nothing_while_python_ends(tmp_path: Path) -> None:
