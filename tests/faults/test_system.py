@@ -143,7 +143,17 @@ def test_reading_under_a_stale_handle_or_a_bad_disk_gives_all_or_says_so(call, e
 
 @STRACE
 @pytest.mark.parametrize(
-    ("error", "when"), [("EMFILE", ""), ("EROFS", "+")], ids=["once", "from there on"]
+    ("error", "when"),
+    [
+        ("EMFILE", ""),
+        ("EROFS", "+"),
+        *(
+            pytest.param(error, when, marks=pytest.mark.long)
+            for error in ("EMFILE", "ENFILE", "EACCES", "EIO")
+            for when in ("", "+")
+            if (error, when) != ("EMFILE", "")
+        ),
+    ],
 )
 def test_a_file_that_cannot_be_opened_at_any_index_loses_nothing(error, when, tmp_path):
     injection = f"error={error}:when={STARTING}{when}"
@@ -151,6 +161,20 @@ def test_a_file_that_cannot_be_opened_at_any_index_loses_nothing(error, when, tm
     for case, one in told.items():
         assert one["ended"], case  # training went on
         found = recovered(tmp_path / str(case))
+        assert found == list(range(len(found))), case
+        assert one["durable"] <= one["acked"] <= len(found), case
+        if not when:
+            assert (found, one["durable"]) == (list(range(EVENTS)), EVENTS), case
+
+
+@STRACE
+@pytest.mark.parametrize("when", ["", pytest.param("+", marks=pytest.mark.long)])
+def test_a_write_that_takes_nothing_at_any_index_loses_nothing(when, tmp_path):
+    """A write may take less than it was given, nothing even; the disk that is full does so."""
+    told = logged(tmp_path, f"retval=0:when=20{when}", cases=20, most=20, call="write")
+    for case, one in told.items():
+        found = recovered(tmp_path / str(case))
+        assert one["ended"], case
         assert found == list(range(len(found))), case
         assert one["durable"] <= one["acked"] <= len(found), case
         if not when:
