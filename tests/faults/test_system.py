@@ -32,7 +32,7 @@ import json, os, sys
 from eventlog.errors import EventlogError
 from eventlog.reader import WriterReader, listing
 from eventlog.seal import seal
-import eventlog.audit
+import eventlog, eventlog.audit
 
 top, what, call, cases, most = *sys.argv[1:4], *map(int, sys.argv[4:6])
 spare = os.open(top + "/spare", os.O_RDWR | os.O_CREAT)
@@ -56,7 +56,18 @@ def events(folder):
     source = WriterReader(folder, name)
     found = [event.rows[0].value for event in source.events()]
     return {"found": found, "missing": len(source.missing)}
-do = {"seal": lambda folder: seal(folder) and {}, "read": events}[what]
+def trained(folder):
+    # What a trainer does: nothing may be raised once init has returned.
+    run = eventlog.init("p", "n", dir=f"{folder}/journal", id="r", quiet=True)
+    try:
+        for n in range(EVENTS):
+            run.log({"x": n, "t": "text"}, step=n)
+        run.finish()
+    except BaseException as error:
+        return {"raised": repr(error)}
+    return {"folder": run.folder}
+EVENTS = 12
+do = {"seal": lambda folder: seal(folder) and {}, "read": events, "run": trained}[what]
 do(f"{top}/0")  # everything is imported now
 for case in range(1, cases + 1):
     pid = os.fork()
@@ -86,6 +97,7 @@ def cases(tmp_path, what, call, injection, count):
     for case in range(1, count + 1):
         shutil.copytree(tmp_path / "0", tmp_path / str(case))
     most = STARTING if call in ("openat", "read") else count
+    most *= 2 if what == "run" else 1
     program = [sys.executable, "-B", "-c", CASES, str(tmp_path), what, call, str(count), str(most)]
     quick = [] if "KILL" in injection else ["--seccomp-bpf"]
     command = ["strace", "-f", *quick, "-qq", "-o", os.devnull, "-e", f"trace={call}"]
@@ -165,6 +177,38 @@ def test_a_file_that_cannot_be_opened_at_any_index_loses_nothing(error, when, tm
         assert one["durable"] <= one["acked"] <= len(found), case
         if not when:
             assert (found, one["durable"]) == (list(range(EVENTS)), EVENTS), case
+
+
+@STRACE
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        ("openat", "error=EMFILE"),
+        *(
+            pytest.param("openat", f"error={error}{when}", marks=pytest.mark.long)
+            for error in ("ENFILE", "EACCES", "EIO")
+            for when in ("", ":+")
+        ),
+        pytest.param("write", "retval=0", marks=pytest.mark.long),
+    ],
+)
+def test_a_trainer_goes_on_whatever_call_fails_and_its_journal_is_well(
+    call, fault, tmp_path, repeats
+):
+    """`init`, `log` and `finish`, as users call them: `init` alone may refuse."""
+    told = cases(tmp_path, "run", call, fault, repeats(12, 40))
+    logged_all = 0
+    for case, said in told.items():
+        assert said is not None and "raised" not in said, (case, said)
+        if "error" in said or not listing(said["folder"]).writers:
+            continue
+        found = [e.rows[0].value for e in read(said["folder"]) if e.rows[0].key == "x"]
+        assert found == list(range(len(found))), case
+        assert verify(said["folder"]).verdict not in FAILURES, case
+        logged_all += len(found) == EVENTS
+        if not fault.endswith("+"):
+            assert len(found) == EVENTS, case
+    assert logged_all
 
 
 @STRACE
