@@ -126,15 +126,6 @@ def upto(tables: Iterable[pa.Table], end: int) -> Iterator[pa.Table]:
         yield table.slice(0, int(table.column("seq").to_numpy().searchsorted(end)))
 
 
-def of_seqs(folder: str, writer: str, seqs: Iterable[int]) -> Iterator[pa.Table]:
-    """Yield the rows of these events of a writer, a table an event."""
-    for seq in seqs:
-        for table in WriterReader(folder, writer, start=seq).tables():
-            if table.column("seq")[0].as_py() == seq:
-                yield table.slice(0, int(table.column("seq").to_numpy().searchsorted(seq + 1)))
-            break
-
-
 def without(rows: pa.Table, ranges: Sequence[tuple[int, int]]) -> pa.Table:
     """Return the rows of events that lie in none of these ranges of seq."""
     if not rows.num_rows or not ranges:
@@ -147,6 +138,12 @@ def without(rows: pa.Table, ranges: Sequence[tuple[int, int]]) -> pa.Table:
     for first, last in ranges:
         mask &= (seqs < first) | (seqs > last)
     return rows.filter(pa.array(mask))
+
+
+def at_seqs(folder: str, writer: str, seqs: Sequence[int]) -> Iterator[pa.Table]:
+    """Yield the rows of these events of a writer, in order."""
+    if seqs:
+        yield from at_positions(folder, writer, Positions.of(writer, seqs))
 
 
 def at_positions(folder: str, writer: str, positions: Positions) -> Iterator[pa.Table]:

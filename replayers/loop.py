@@ -32,12 +32,12 @@ from replayers.about import run_info
 from replayers.awaited import come, waiting
 from replayers.batches import (
     at_positions,
+    at_seqs,
     batches,
     events,
     gathered,
     last_metric,
     metrics,
-    of_seqs,
     points,
     start_of_last,
     upto,
@@ -114,7 +114,7 @@ class Loop:
             self.outcome.missing[writer] = [Missing(0, -1, reason)]
         try:
             for writer in self._writers():
-                self._retry(writer, self._to_retry(writer))
+                self._retry(writer)
             for writer in self._writers():
                 self._writer(writer)
                 if self.outcome.more:
@@ -343,24 +343,31 @@ class Loop:
         comparer = Comparer(self.folder, self.target, session, self.view, cursor=self.cursor)
         return comparer.run()
 
-    def _to_retry(self, writer: str) -> list[int]:
+    def _retry(self, writer: str) -> None:
+        """Send again what the target refused: all of it, if that is wished, in batches of one
+        event; else what waited for blobs that have come.
+        """
         if self.settings.retry_quarantined:
-            return self.cursor.quarantined.get(writer, [])
-        return come(self.folder, writer, self.cursor.awaited.get(writer, []))
+            seqs, most = self.cursor.quarantined.get(writer, []), 1
+        else:
+            seqs = come(self.folder, writer, self.cursor.awaited.get(writer, []))
+            most = rows_at_once(self.settings, self.target)
+        for table in at_seqs(self.folder, writer, seqs):
+            for part in batches(table, most):
+                self._retry_batch(writer, part)
 
-    def _retry(self, writer: str, seqs: list[int]) -> None:
-        """Send again what the target refused, in batches of one event."""
-        for table in of_seqs(self.folder, writer, seqs):
-            rows = self.view.rows(writer, table)
-            seq = table.column("seq")[0].as_py()
-            if rows.num_rows:
-                self.durable.make(writer)
-                if not self._deliver(
-                    self.session(), writer, with_writer(rows, writer), how="retried"
-                ).num_rows:
-                    continue
+    def _retry_batch(self, writer: str, table: pa.Table) -> None:
+        rows = self.view.rows(writer, table)
+        done = set(table.column("seq").to_pylist())
+        if rows.num_rows:
+            self.durable.make(writer)
+            session = self.session()
+            held = self._deliver(session, writer, with_writer(rows, writer), how="retried")
+            refused = set(rows.column("seq").to_pylist()).difference(held.column("seq").to_pylist())
+            done -= refused
+        if done:
             self.delivery.sync_ledger()
-            self._save(self.cursor.without_quarantined(writer, [seq]))
+            self._save(self.cursor.without_quarantined(writer, sorted(done)))
 
     def _batch(self, writer: str, table: pa.Table, rows: pa.Table) -> None:
         """Settle the events of `table`, of which `rows` are to be in the target."""
@@ -515,16 +522,19 @@ class Loop:
         import pyarrow.compute as pc
 
         seqs = rows.column("seq")
-        bad = sorted(set(seqs.to_pylist()) & error.seqs)
+        bad = set(seqs.to_pylist()) & error.seqs
         if not bad:
             raise IntegrityError(
                 f"the target refused a batch and named no event of it ({error.what})",
                 on=self.outcome.target,
             ) from error
-        self.delivery.record(QUARANTINE, {"writer": writer, "seqs": bad, "reason": error.what})
-        refused = pc.is_in(seqs, pa.array(bad, seqs.type))
-        waits = waiting(self.folder, rows.filter(refused))
-        self._save(self.cursor.with_quarantined(writer, bad, waits))
+        waits = waiting(self.folder, rows)
+        if not bad.isdisjoint(waits):  # of the others it would say the same, one after the other
+            bad |= set(waits)
+        gone = sorted(bad)
+        self.delivery.record(QUARANTINE, {"writer": writer, "seqs": gone, "reason": error.what})
+        self._save(self.cursor.with_quarantined(writer, gone, sorted(bad & set(waits))))
+        refused = pc.is_in(seqs, pa.array(gone, seqs.type))
         return rows.filter(pc.invert(refused))
 
     def _again(self, action: Callable[[], Answer]) -> Answer:
