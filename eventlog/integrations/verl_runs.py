@@ -8,6 +8,7 @@ disk was the reason it is tried again, with what was logged meanwhile kept back 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -259,6 +260,14 @@ def log_filtered_rewards(shared: SharedRun, counts: Mapping[Any, Any], step: Any
     """Record how many groups DAPO left out, by their reward."""
     rows = sorted([float(reward), int(count)] for reward, count in counts.items())
     shared.log({FILTERED_REWARDS: Table(["reward", "count"], rows)}, step)
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Try the disk a last time for what waits: destructors that Python calls later do nothing."""
+    for shared in list(_shared.values()):
+        if shared.run is None:
+            shared.end(None)
 
 
 def _after_fork() -> None:

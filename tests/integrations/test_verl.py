@@ -602,3 +602,29 @@ builtins.last = Last()
     )
     assert "Exception" not in done.stderr, done.stderr
     assert "n closed, 3 events" in done.stderr
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_what_waits_for_a_disk_is_tried_a_last_time_when_python_ends(
+    tmp_path: Path, mended: bool
+) -> None:
+    code = """
+import os, sys
+from tests.integrations import verl_source
+one = verl_source.tracking().Tracking("p", "n", "eventlog")
+one.log({"loss": 0.5}, 0)
+if sys.argv[1] == "True":
+    os.remove(os.environ["EVENTLOG_DIR"])
+"""
+    (tmp_path / "journal").write_text("in the way")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(mended)],
+        cwd=TOP,
+        env={**os.environ, "EVENTLOG_DIR": str(tmp_path / "journal")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("1 calls of log() are lost" in done.stderr) == (not mended), done.stderr
+    if mended:
+        assert metrics(str(tmp_path / "journal")) == [(0, {"loss": 0.5})]
