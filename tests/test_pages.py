@@ -19,7 +19,7 @@ from eventlog.errors import EventlogError, FormatError
 from eventlog.reader import WriterReader, listing
 from eventlog.salvage import salvage
 from eventlog.seal import seal
-from tests.helpers import header, put, run_in, segment_bytes, series
+from tests.helpers import event, header, put, run_in, segment_bytes, series
 from tests.test_seal import segments
 
 
@@ -101,6 +101,34 @@ def test_what_is_sealed_is_far_from_the_bounds(tmp_path):
             found = pages.unpacked(file, column)
             assert 0 < found.total <= told.total_uncompressed_size
             assert (found.dictionary > 0) == told.has_dictionary_page
+
+
+def test_a_dictionary_tells_every_word_of_a_row_group_or_nothing(tmp_path):
+    folder = segments(tmp_path, [event(n, {f"k{i}": 1.0 for i in range(9)}) for n in range(50)])
+    seal(folder)
+    path = tmp_path / "sealed/w0-0-49.parquet"
+    good = path.read_bytes()
+    with open(path, "rb") as file:
+        ((_rows, columns),) = pages.groups(file)
+        assert pages.words(file, columns["key"]) == [b"k%d" % i for i in range(9)]
+        assert pages.words(file, columns["num"]) is None  # it has no dictionary
+        first = next(pages._pages(file, columns["key"]))
+    for at in range(first.at, first.at + first.packed):
+        bad = io.BytesIO(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        assert pages.words(bad, columns["key"]) is None
+    for codec in (1, 4, 99):
+        assert pages.words(io.BytesIO(good), columns["key"]._replace(codec=codec)) is None
+
+
+@pytest.mark.parametrize("limit", [1, 2**20])
+def test_a_key_is_found_whether_or_not_a_dictionary_has_it(limit, tmp_path, monkeypatch):
+    """Parquet goes on without a dictionary where that has grown too large."""
+    monkeypatch.setitem(sealed._PARQUET, "dictionary_pagesize_limit", limit)
+    folder = segments(tmp_path, [event(n, {f"k{n}": float(n), "x": 1.0}) for n in range(3000)])
+    seal(folder)
+    for key, count in (("x", 3000), ("k0", 1), ("k2999", 1), ("nothing", 0)):
+        reader = WriterReader(folder, "w0", key=key)
+        assert sum(table.num_rows for table in reader.tables()) == count
 
 
 def test_footers_that_are_none_are_refused(tmp_path):
