@@ -14,7 +14,6 @@ import pytest
 from eventlog.event import METRIC
 from eventlog.reader import WriterReader, listing
 
-pytestmark = pytest.mark.apart
 #: Kills of a process that was started for it; `tools/kill` has a thousand of warm ones.
 COLD, WARM = 10, 40
 ROOT = Path(__file__).resolve().parents[1]

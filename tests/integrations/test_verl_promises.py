@@ -336,7 +336,6 @@ def gather(journal: Path, place: Path) -> None:
 # ------------------------------------------------------------------------------ the promises
 
 
-@pytest.mark.apart
 @pytest.mark.parametrize(
     ("disks", "backends"),
     [
@@ -368,7 +367,6 @@ def test_killed_and_started_again_is_one_run_in_each_backend_and_exact(
 
 
 @pytest.mark.long
-@pytest.mark.apart
 @pytest.mark.parametrize("backends", [SERVER], indirect=True)
 def test_brought_in_before_and_after_the_kill_it_is_the_same_run_and_nothing_is_lost(
     node: Node, backends: Backends
@@ -465,7 +463,6 @@ def test_a_requeued_slurm_job_is_one_run_with_two_attempts_in_order(node: Node) 
 
 
 @pytest.mark.long
-@pytest.mark.apart
 @pytest.mark.parametrize("backends", [SERVER, DATABASE], indirect=True)
 def test_mlflow_run_id_comes_first_and_then_the_run_of_that_name_by_consent(
     node: Node, backends: Backends
@@ -488,7 +485,6 @@ def test_mlflow_run_id_comes_first_and_then_the_run_of_that_name_by_consent(
     assert backends.mlflow_runs() == {made[0], named}
 
 
-@pytest.mark.apart
 def test_numpy_at_any_depth_arrives_in_each_backend(node: Node, backends: Backends) -> None:
     """Trackio leaves an array out, takes a numpy step for bytes and breaks when it resumes."""
     code = """

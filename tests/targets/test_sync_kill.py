@@ -27,7 +27,6 @@ import eventlog
 from tests import warm
 from tests.targets.mlflow_server import MlflowServer, make_database
 
-pytestmark = pytest.mark.apart
 Repeats = Callable[[int, int], int]
 Point = tuple[str, int, bytes]
 

@@ -48,7 +48,6 @@ from tests.targets.mlflow_server import (
 )
 
 T0 = 1_700_000_000_000_000_000
-pytestmark = pytest.mark.together
 STORES = ["sqlite-file", "http-sqlite", "http-postgresql"]
 LARGEST = 1.7976931348623157e308
 _number = itertools.count()
@@ -1230,7 +1229,6 @@ target.close()
     assert made <= {"m.db", "m.db-wal", "m.db-shm", "m.db.artifacts"}
 
 
-@pytest.mark.apart
 @pytest.mark.long
 def test_a_new_database_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
     code = """

@@ -221,7 +221,6 @@ SUFFERED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.apart
 def test_kills_and_faults_leave_every_row_once(
     wandb_loopback: WandbLoopback, tmp_path: Path, repeats: Callable[[int, int], int]
 ) -> None:
@@ -292,7 +291,6 @@ OFFLINE = """
 """
 
 
-@pytest.mark.apart
 @pytest.mark.long
 def test_what_wandb_sync_makes_of_the_same_faults(
     wandb_loopback: WandbLoopback, tmp_path: Path
