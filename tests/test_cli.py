@@ -80,6 +80,12 @@ def test_show_tells_a_run_and_takes_a_path_an_id_or_a_name(cli: Cli, journal: Pa
     assert json.loads(cli("show", "q/b", "--journal", journal, "--json").stdout)["id"] == "other"
 
 
+def test_show_tells_a_table_by_its_size(cli: Cli, tmp_path: Path) -> None:
+    with eventlog.init("p", "n", id="x", dir=tmp_path / "j", quiet=True) as run:
+        run.log({"gen": eventlog.Table(["a", "b"], [[1, 2], [3, 4], [5, 6]])}, step=1)
+    assert "gen=table(3 x 2)" in cli("show", tmp_path / "j" / "project=p" / "run=x").stdout
+
+
 def test_a_folder_that_is_called_like_a_run_does_not_hide_it(
     cli: Cli, journal: Path, tmp_path: Path
 ) -> None:

@@ -160,14 +160,19 @@ def show(
                 e["seq"],
                 "-" if e["step"] is None else e["step"],
                 output.when(e["time"]),
-                output.short(
-                    ", ".join(f"{k}={output.short(v, 24)}" for k, v in e["metrics"].items()), 90
-                ),
+                output.short(", ".join(f"{k}={_shown(v)}" for k, v in e["metrics"].items()), 90),
             ]
             for e in told["last"]
         ]
         output.print_table(["WRITER", "SEQ", "STEP", "TIME (UTC)", "METRICS"], rows)
     return 0
+
+
+def _shown(value: Any) -> str:
+    reference = isinstance(value, dict) and value.keys() >= {"columns", "rows", "sha256"}
+    if reference and isinstance(value["columns"], list):
+        return f"table({output.short(value['rows'], 12)} x {len(value['columns'])})"
+    return output.short(value, 24)
 
 
 def _recorded(item: Found) -> dict[str, dict[str, tuple[int, str]]]:
