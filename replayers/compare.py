@@ -16,8 +16,9 @@ and what the target holds beyond the view is
   people and runs share tags (``tag-of-others``).
 
 Causes are computed anew from the pure mapping; neither cursor nor ledger is believed about what
-the target holds. Only hashes are kept in memory, 16 bytes a point and side; where something
-differs, both sides are read a second time to say what.
+the target holds. Only hashes are kept, 16 bytes a point and side, and of long runs in a temporary
+file; in memory is what differs, 24 bytes a point. Where something differs, both sides are read a
+second time to say what.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from eventlog.files import LOCAL, Store
 from eventlog.reader import WriterReader, headers
 from eventlog.views import All, View, open_view
 from replayers.batches import batches
-from replayers.multiset import PLACE, Counted, Hashes, Multiset, hashes
+from replayers.multiset import PLACE, Counted, Hashes, Multiset, hashes, side_by_side
 from replayers.positions import Positions
 from replayers.target import Rejected, Session, Target, with_writer
 
@@ -155,22 +156,34 @@ class Comparer:
         for table in self._held():
             there.add(hashes(table))
         out.held = len(there)
-        expect = wanted.counted(once=self._target.folds)
-        out.expected = expect.total()
-        held = there.counted()
-        missing, surplus = expect.minus(held), held.minus(expect)
-        if len(self._unsent):
-            due = wanted.counted().minus(self._unsent.counted())
-            due_missing = (due.once() if self._target.folds else due).minus(held)
-            out.never_sent = missing.minus(due_missing).total()
-            missing = due_missing
-        extra = surplus.minus(beyond.counted())
+        lacking, strange = [], []
+        for both in side_by_side(wanted, self._unsent, there, beyond):
+            missing, extra = self._differing(out, *both)
+            lacking.append(missing)
+            strange.append(extra)
+        missing, extra = Counted.joined(lacking), Counted.joined(strange)
         out.equal = out.expected - out.never_sent - missing.total()
-        out.superseded = surplus.total() - extra.total()
         self._explain(out, len(wanted))
         if missing.total() or extra.total():
             self._details(out, missing, extra)
         return out
+
+    def _differing(
+        self, out: Difference, wanted: Counted, unsent: Counted, held: Counted, beyond: Counted
+    ) -> tuple[Counted, Counted]:
+        """Return what of some hashes is missing, and what is held that was never logged."""
+        folds = self._target.folds
+        expect = wanted.once() if folds else wanted
+        out.expected += expect.total()
+        missing, surplus = expect.minus(held), held.minus(expect)
+        if unsent.total():
+            due = wanted.minus(unsent)
+            due_missing = (due.once() if folds else due).minus(held)
+            out.never_sent += missing.minus(due_missing).total()
+            missing = due_missing
+        extra = surplus.minus(beyond)
+        out.superseded += surplus.total() - extra.total()
+        return missing, extra
 
     # ---------------------------------------------------------------- both sides
 

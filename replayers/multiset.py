@@ -1,10 +1,15 @@
-"""Multisets of points, kept as 128 bits each, so that a million of them are 32 MB and no more."""
+"""Multisets of points, kept as 128 bits each: some in memory, of many most in a temporary file.
+
+What lies in the file is ordered by ranges of hashes, so that several multisets can be compared a
+range at a time, in memory that does not grow with them.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from replayers.target import image_schema
 
@@ -13,9 +18,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Hashes: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+_HASH = [("a", "u8"), ("b", "u8")]
 #: The columns that say which point it is, whatever its value.
 PLACE = ("kind", "key", "step")
 _MASK = (1 << 64) - 1
+#: So many hashes of a multiset are held in memory at most.
+MOST_HELD = 2**19
+#: The first bits of a hash say in which range it lies.
+_BITS = 6
 
 
 def hashes(table: pa.Table, columns: Sequence[str] | None = None) -> Hashes:
@@ -27,7 +37,7 @@ def hashes(table: pa.Table, columns: Sequence[str] | None = None) -> Hashes:
     """
     import numpy as np
 
-    out = np.zeros(table.num_rows, [("a", np.uint64), ("b", np.uint64)])
+    out = np.zeros(table.num_rows, _HASH)
     with np.errstate(over="ignore"):
         for name in columns or image_schema().names:
             for half, words in zip("ab", _words(table.column(name)), strict=True):
@@ -75,23 +85,76 @@ class Multiset:
 
     def __init__(self) -> None:
         self._parts: list[Hashes] = []
-        self._rows = 0
+        self._held = self._rows = 0
+        self._file: IO[bytes] | None = None
+        self._blocks: list[Any] = []
 
     def add(self, found: Hashes) -> None:
-        """Count these."""
+        """Count these. Raises `OSError` if a temporary file is needed and cannot be written."""
         self._parts.append(found)
+        self._held += len(found)
         self._rows += len(found)
+        if self._held > MOST_HELD:
+            self._spill()
 
     def __len__(self) -> int:
         return self._rows
 
     def counted(self, *, once: bool = False) -> Counted:
-        """Return what was added; with `once` each hash counts 1."""
+        """Return what was added, all of it in memory; with `once` each hash counts 1."""
         import numpy as np
 
-        kind = [("a", np.uint64), ("b", np.uint64)]
-        whole = np.concatenate(self._parts) if self._parts else np.zeros(0, kind)
+        if self._file is not None:
+            self._spill()
+            self._file.seek(0)
+            return Counted.of(np.frombuffer(self._file.read(), _HASH), once=once)
+        whole = np.concatenate(self._parts) if self._parts else np.zeros(0, _HASH)
         return Counted.of(whole, once=once)
+
+    @property
+    def in_file(self) -> bool:
+        """Whether a part of it lies in a temporary file."""
+        return self._file is not None
+
+    def _spill(self) -> None:
+        """Put what is held into the file, ordered by range."""
+        import numpy as np
+
+        if not self._parts:
+            return
+        whole = np.concatenate(self._parts)
+        ranges = (whole["a"] >> np.uint64(64 - _BITS)).astype(np.uint8)
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="eventlog-")
+        start = self._file.seek(0, 2) // whole.itemsize
+        self._file.write(whole[np.argsort(ranges, kind="stable")].tobytes())
+        counts = np.bincount(ranges, minlength=1 << _BITS)
+        self._blocks.append(start + np.concatenate([[0], np.cumsum(counts)]))
+        self._parts, self._held = [], 0
+
+    def _range(self, number: int) -> Counted:
+        """Return what lies in one range of hashes."""
+        import numpy as np
+
+        parts = [np.zeros(0, _HASH)]
+        for ends in self._blocks:
+            assert self._file is not None
+            start, stop = int(ends[number]), int(ends[number + 1])
+            self._file.seek(start * parts[0].itemsize)
+            data = self._file.read((stop - start) * parts[0].itemsize)
+            parts.append(np.frombuffer(data, _HASH))
+        return Counted.of(np.concatenate(parts))
+
+
+def side_by_side(*sets: Multiset) -> Iterator[tuple[Counted, ...]]:
+    """Yield what several multisets hold, the same ranges of hashes of each, in ascending order."""
+    if not any(one.in_file for one in sets):
+        yield tuple(one.counted() for one in sets)
+        return
+    for one in sets:
+        one._spill()
+    for number in range(1 << _BITS):
+        yield tuple(one._range(number) for one in sets)
 
 
 class Counted:
@@ -100,6 +163,16 @@ class Counted:
     def __init__(self, keys: Hashes, counts: Any) -> None:
         self.keys = keys
         self.counts = counts
+
+    @classmethod
+    def joined(cls, parts: Sequence[Counted]) -> Counted:
+        """Return several, each with higher hashes than the one before, as one."""
+        import numpy as np
+
+        return cls(
+            np.concatenate([np.zeros(0, _HASH), *(one.keys for one in parts)]),
+            np.concatenate([np.zeros(0, np.int64), *(one.counts for one in parts)]),
+        )
 
     @classmethod
     def of(cls, whole: Hashes, counts: Any = None, *, once: bool = False) -> Counted:
@@ -129,6 +202,8 @@ class Counted:
         """Return by how much each count exceeds that of `other`."""
         import numpy as np
 
+        if np.array_equal(self.keys, other.keys) and np.array_equal(self.counts, other.counts):
+            return Counted.joined([])  # as it should be, and costs little
         both = Counted.of(
             np.concatenate([self.keys, other.keys]), np.concatenate([self.counts, -other.counts])
         )

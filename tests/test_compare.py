@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import eventlog
 from eventlog.catalog import Found, find_all
 from eventlog.errors import UsageError
 from eventlog.views import All, AsOf, open_view
+from replayers import multiset
 from replayers.compare import Comparer, Difference
 from replayers.diff_command import parse_view
-from replayers.multiset import Counted, hashes
+from replayers.multiset import Counted, Multiset, hashes, side_by_side
 from replayers.replay import Settings, delivery_of, replay, run_info
 from replayers.target import Rejected, RunInfo, image_schema
 from replayers.to_memory import MemorySession, MemoryTarget
@@ -237,3 +239,47 @@ def test_a_multiset_counts() -> None:
 def test_a_time_that_no_event_can_have_is_wrong_usage(time: str) -> None:
     with pytest.raises(UsageError, match="is no time"):
         parse_view(f"as-of:{time}", ".")
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiset, "MOST_HELD", 10)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_multisets_that_lie_in_a_file_differ_as_they_do_in_memory() -> None:
+    chance = random.Random(5)
+    lists = [
+        [("metric", chance.choice("abc"), chance.randrange(40), 1, 2, None) for _ in range(200)]
+        for _ in range(3)
+    ]
+    sets = [Multiset(), Multiset(), Multiset(), Multiset()]
+    for one, rows in zip(sets, lists, strict=False):
+        for start in range(0, 200, 7):
+            one.add(hashes(table(rows[start : start + 7])))
+    assert all(one.in_file for one in sets[:3])
+    assert not sets[3].in_file
+    a, b, c = map(Counter, lists)
+    parts = list(side_by_side(*sets))
+    left = Counted.joined([one.minus(two) for one, two, _c, _none in parts])
+    assert left.total() == (a - b).total() == sum((a - b).values())
+    assert sum(left.take(hashes(table(lists[0])))) == (a - b).total()
+    assert (
+        Counted.joined([two.minus(three) for _a, two, three, _n in parts]).total()
+        == (b - c).total()
+    )
+    assert sum(none.total() for *_others, none in parts) == 0
+    assert sets[0].counted().total() == len(sets[0]) == 200
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_run_that_is_compared_with_a_file_is_told_the_same(found: Found, state: str) -> None:
+    target = synced(found, state)
+    assert difference(found, target, state).equal == 92
+    lose(target, lambda seq, key: seq in (4, 9, 10) and key != "text")
+    result = difference(found, target, state)
+    assert kinds(result) == {("missing", None): 6}
+    assert (len(result.positions), result.explained) == (3, False)
+    assert replay(found, target, state, settings=REPAIR).repaired == 3
+    target.runs.clear()
+    assert replay(found, target, state, settings=REPAIR).repaired == 32
