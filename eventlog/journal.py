@@ -45,6 +45,8 @@ __all__ = ["LEVELS", "Health", "Options", "Writer"]
 
 #: No more than this many bytes of what waits are written while one call of `append` waits.
 DRAIN_BYTES = 256 * 2**10
+#: See `Writer.close`.
+Last = Callable[[int, bool], list[Row]]
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
 
 
@@ -110,7 +112,7 @@ class Writer:
         self._backlog = Backlog(self.options.memory_bytes)
         self._closed = False
         self._close_later = False
-        self._last: tuple[Callable[[int], list[Row]], int] | None = None
+        self._last: tuple[Last, int] | None = None
         self._armed = False
         self._identity = {**self._identity, **process(), "parent_writer": parent}
         self._chain = Chain(
@@ -426,9 +428,7 @@ class Writer:
             except OSError as error:
                 self._chain.failed(error)
 
-    def close(
-        self, last: Callable[[int], list[Row]] | None = None, time: int | None = None
-    ) -> None:
+    def close(self, last: Last | None = None, time: int | None = None) -> None:
         """End the segment, make it durable, let go of it. Idempotent; never raises OSError.
 
         In a signal's handler that came in the middle of an append of the same thread, that append
@@ -437,8 +437,8 @@ class Writer:
         Parameters
         ----------
         last:
-            Given its seq, returns the rows of a last event. All before it is made durable first,
-            so that its frame says so.
+            Given its seq, and whether all before it and the names of all files in the folder are
+            durable now, returns the rows of a last event. They are made durable first.
         time:
             When that event happened, by default now.
         """
@@ -461,10 +461,12 @@ class Writer:
     def _close(self) -> None:
         self._background.stop()
         if self._last is not None:
+            named = False
             with contextlib.suppress(JournalError):  # the commit below says it
                 self.commit(names=True)
+                named = True
             with self._lock:
-                self._append_last(*self._last)
+                self._append_last(*self._last, named)
         durable = True
         try:
             self.commit()
@@ -474,10 +476,10 @@ class Writer:
         with self._commit.running, self._lock:
             self._chain.end(durable=durable)
 
-    def _append_last(self, last: Callable[[int], list[Row]], time: int) -> None:
+    def _append_last(self, last: Last, time: int, named: bool) -> None:
         with self._busy():
             waiting = len(self._backlog) + int(self._backlog.dropped.events > 0)
-            rows = last(self._chain.seq + waiting)
+            rows = last(self._chain.seq + waiting, named)
             try:
                 self._append_event(Pending(time, None, tuple(rows)))
             except ValueRefused as error:

@@ -219,7 +219,9 @@ class Run:
                 with contextlib.suppress(OSError):  # a disk that is gone ends no training
                     known.update(dict.fromkeys(listing(writer.folder).writers))
                 writer.close(
-                    lambda seq: self._last_words(exit_code, {**known, writer.name: seq + 1})
+                    lambda seq, named: self._last_words(
+                        exit_code, {**known, writer.name: seq + 1 if named else None}
+                    )
                 )
             else:
                 writer.close()

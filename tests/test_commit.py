@@ -9,7 +9,9 @@ import time
 
 import pytest
 
+from eventlog.audit import verify
 from eventlog.errors import JournalError
+from eventlog.event import make_rows
 from tests.helpers import Failing, values_of, writer
 from tests.helpers import read as recovered
 
@@ -87,6 +89,25 @@ def test_a_blob_whose_sync_was_interrupted_is_synced_by_the_next(error, tmp_path
     one.commit()
     assert any(digest in path for path in files.paths)  # it is written anew, under another name
     one.close()
+
+
+def test_a_run_whose_names_could_not_be_made_durable_does_not_vouch_for_other_writers(tmp_path):
+    broken = Failing(lambda n, name: EIO if n > 1 else None, ["sync_folder"])
+    one = writer(tmp_path, files=broken, durability="sync")
+    other = writer(tmp_path, files=broken, group_seconds=3600.0)
+    other.append("metric", {"x": 1}, 1)
+    one.append("metric", {"x": 1}, 1)
+
+    def last(seq, named):
+        told = {other.name: None, one.name: seq + 1 if named else None}
+        return make_rows("state", [("writers", told)])[0]
+
+    one.close(last)
+    other.close()
+    for path in tmp_path.glob(f"{other.name}-*"):
+        path.unlink()  # the power was cut
+    report = verify(str(tmp_path))
+    assert (report.verdict, report.complete, report.failed) == ("torn", "unknown", False)
 
 
 def test_the_background_goes_on_when_memory_was_short_once(tmp_path):

@@ -214,11 +214,12 @@ class Play:
             text = "é" * rng.randint(0, 400)
             self._append(name, one, {"t": text, "x": rng.random(), "none": None})
 
-    def _last_words(self, name: str, time: int) -> Callable[[int], list[Row]]:
+    def _last_words(self, name: str, time: int) -> Callable[[int, bool], list[Row]]:
         known: dict[str, int | None] = dict.fromkeys(listing(self.folder).writers)
 
-        def rows(seq: int) -> list[Row]:
-            found, _ = make_rows("state", [("writers", {**known, name: seq + 1})])
+        def rows(seq: int, named: bool) -> list[Row]:
+            told = {**known, name: seq + 1 if named else None}
+            found, _ = make_rows("state", [("writers", told)])
             expected = self.expected[name]
             expected.append(Event(len(expected), time, None, tuple(found)))
             return found
