@@ -44,6 +44,7 @@ TOGETHER = {
     "tests/targets/test_conform_trackio.py": "trackio",
     "tests/targets/test_wandb_server.py": "wandb server",
     "tests/test_memory.py": "memory",
+    "tests/integrations/test_verl.py": "verl",
 }
 
 

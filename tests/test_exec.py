@@ -78,7 +78,9 @@ def test_what_the_program_logs_is_there_when_it_has_ended(tmp_path: Path, start:
     assert "52 events of 1 runs sent" in err
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGSEGV"])
+@pytest.mark.parametrize(
+    "name", ["SIGKILL", *(pytest.param(n, marks=pytest.mark.long) for n in ("SIGTERM", "SIGSEGV"))]
+)
 def test_the_death_of_the_program_is_passed_on(tmp_path: Path, start: Exec, name: str) -> None:
     done = start(TRAIN + f"import os, signal; os.kill(os.getpid(), signal.{name})")
     _out, err = done.communicate(timeout=90)
@@ -86,7 +88,9 @@ def test_the_death_of_the_program_is_passed_on(tmp_path: Path, start: Exec, name
     assert losses(tmp_path / "t") == WHOLE
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize(
+    "name", ["SIGINT", "SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.long)]
+)
 def test_signals_reach_the_program_once_and_it_decides(
     tmp_path: Path, start: Exec, name: str
 ) -> None:
@@ -161,7 +165,9 @@ def test_input_and_what_else_was_handed_over_are_the_programs(tmp_path: Path, st
     [
         ("wanddb", "nothing is sent to wanddb: 'wanddb' is neither a kind of target nor a name"),
         ("mlflow", "nothing is sent to mlflow: mlflow needs an address"),
-        ("mlflow:http://127.0.0.1:9", "MLflow cannot be reached"),
+        pytest.param(
+            "mlflow:http://127.0.0.1:9", "MLflow cannot be reached", marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_target_that_is_missing_changes_nothing_but_a_line(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from eventlog.reader import WriterReader, listing
 
 #: Kills of a process that was started for it; `tools/kill` has a thousand of warm ones.
 COLD, WARM = 10, 40
+#: As many without --long.
+COLD_FEW, WARM_FEW = 4, 12
 ROOT = Path(__file__).resolve().parents[1]
 
 LOOP = """
@@ -49,10 +52,12 @@ def kill_once(journal: Path, durability: str, seconds: float) -> int:
 
 
 @pytest.mark.parametrize("durability", ["group", "os"])
-def test_sigkill_loses_no_event_whose_log_returned(tmp_path: Path, durability: str) -> None:
+def test_sigkill_loses_no_event_whose_log_returned(
+    tmp_path: Path, durability: str, repeats: Callable[[int, int], int]
+) -> None:
     chance = random.Random(durability)
     lost = acknowledged = 0
-    for kill in range(COLD // 2):
+    for kill in range(repeats(COLD_FEW, COLD) // 2):
         journal = tmp_path / str(kill)
         told = kill_once(journal, durability, chance.uniform(0.0, 0.08))
         folder = str(journal / "project=p" / "run=x")
@@ -64,14 +69,17 @@ def test_sigkill_loses_no_event_whose_log_returned(tmp_path: Path, durability: s
         acknowledged += told
         lost += max(0, told - len(steps))
     assert lost == 0
-    assert acknowledged > COLD
+    assert acknowledged > repeats(COLD_FEW, COLD)
 
 
-def test_sigkill_loses_nothing_at_any_level_with_any_kind_of_data() -> None:
-    command = [sys.executable, "tools/kill_run.py", "--kills", str(WARM)]
+def test_sigkill_loses_nothing_at_any_level_with_any_kind_of_data(
+    repeats: Callable[[int, int], int],
+) -> None:
+    kills = repeats(WARM_FEW, WARM)
+    command = [sys.executable, "tools/kill_run.py", "--kills", str(kills)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = {line[:36].strip(): line[36:].strip() for line in done.stdout.splitlines()}
-    assert figures["SIGKILLs"] == str(WARM)
+    assert figures["SIGKILLs"] == str(kills)
     assert figures["of them lost"] == "0"
-    assert int(figures["events whose log() had returned"].replace(",", "")) > WARM
+    assert int(figures["events whose log() had returned"].replace(",", "")) > kills

@@ -78,7 +78,15 @@ def long_run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("long"), 40_000)
 
 
-@pytest.mark.parametrize("what", ["read", "verify", "view", "glance", "show", "seal"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "read",
+        "verify",
+        "view",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("glance", "show", "seal")),
+    ],
+)
 def test_a_run_of_eight_hundred_thousand_points_fits_into_150_megabytes(what, long_run):
     assert megabytes(what, long_run) <= 150
     if what == "seal":

@@ -126,8 +126,10 @@ def cases(tmp_path, what, call, injection, count):
     ],
     ids=str,
 )
-def test_sealing_that_is_refused_or_killed_at_any_call_loses_nothing(call, fault, tmp_path):
-    count = 25 if call in ("openat", "write") else 8
+def test_sealing_that_is_refused_or_killed_at_any_call_loses_nothing(
+    call, fault, tmp_path, repeats
+):
+    count = repeats(10, 25) if call in ("openat", "write") else repeats(5, 8)
     told = cases(tmp_path, "seal", call, fault, count)
     reached = 0
     for case in told:
@@ -145,8 +147,10 @@ def test_sealing_that_is_refused_or_killed_at_any_call_loses_nothing(call, fault
 @STRACE
 @pytest.mark.parametrize("call", ["read", "openat"])
 @pytest.mark.parametrize("error", ["ESTALE", "EIO"])
-def test_reading_under_a_stale_handle_or_a_bad_disk_gives_all_or_says_so(call, error, tmp_path):
-    told = cases(tmp_path, "read", call, f"error={error}", 12)
+def test_reading_under_a_stale_handle_or_a_bad_disk_gives_all_or_says_so(
+    call, error, tmp_path, repeats
+):
+    told = cases(tmp_path, "read", call, f"error={error}", repeats(8, 12))
     whole = [case for case, said in told.items() if said.get("found") == list(range(EVENTS))]
     for case, said in told.items():
         assert case in whole or "error" in said or said["missing"], (case, said)
@@ -226,7 +230,9 @@ def test_a_write_that_takes_nothing_at_any_index_loses_nothing(when, tmp_path):
 
 
 @STRACE
-@pytest.mark.parametrize("call", ["write", "fdatasync", "fsync"])
+@pytest.mark.parametrize(
+    "call", ["write", "fdatasync", pytest.param("fsync", marks=pytest.mark.long)]
+)
 def test_a_stale_handle_at_any_write_or_sync_loses_nothing(call, tmp_path):
     told = logged(tmp_path, "error=ESTALE:when=20", cases=20, most=20, call=call)
     for case, one in told.items():
@@ -250,7 +256,7 @@ def test_a_disk_that_says_it_wrote_what_it_did_not_is_found_out(tmp_path):
 
 
 @STRACE
-@pytest.mark.parametrize("error", ["ENOLCK", "EOPNOTSUPP"])
+@pytest.mark.parametrize("error", ["ENOLCK", pytest.param("EOPNOTSUPP", marks=pytest.mark.long)])
 def test_a_file_system_without_locks_is_no_trouble_to_logging_sealing_and_reading(error, tmp_path):
     program = """
 import eventlog, sys
@@ -299,7 +305,7 @@ for limit in range(first, 7_000, step):
 """
 
 
-@pytest.mark.parametrize("first", range(3))
+@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2))])
 def test_files_that_may_not_grow_beyond_any_size_cost_no_event(first, tmp_path):
     """A true short write at byte N, then EFBIG, as a full disk answers; no root needed."""
     program = [sys.executable, "-c", GROWING, str(tmp_path), str(first * 67), "201"]

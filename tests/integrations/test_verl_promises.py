@@ -340,7 +340,7 @@ def gather(journal: Path, place: Path) -> None:
     ("disks", "backends"),
     [
         ("same disk", SERVER),
-        (RSYNC, DATABASE),
+        pytest.param(RSYNC, DATABASE, marks=pytest.mark.long),
         pytest.param("same disk", DATABASE, marks=pytest.mark.long),
         pytest.param(RSYNC, SERVER, marks=pytest.mark.long),
     ],

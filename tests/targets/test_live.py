@@ -118,6 +118,7 @@ def _moved(folder: Path, before: int) -> bool:
     return any(path.stat().st_mtime_ns > before for path in folder.glob("p.db*"))
 
 
+@pytest.mark.long
 def test_two_live_runs_have_a_child_each_in_wandb(
     tmp_path: Path, start: Start, wandb_loopback: WandbLoopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:

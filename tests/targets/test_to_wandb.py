@@ -525,7 +525,7 @@ def test_the_same_id_of_another_project_of_a_journal_is_refused(
     target.close()
 
 
-@pytest.mark.parametrize("older_sends", [True, False])
+@pytest.mark.parametrize("older_sends", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_of_two_syncs_the_older_one_gives_way(
     wandb_loopback: WandbLoopback,
     tmp_path: Path,
@@ -592,7 +592,7 @@ def test_rows_of_another_sync_tell_even_if_its_claim_was_written_over(
     whole(only(wandb_loopback))
 
 
-@pytest.mark.parametrize("victim", ["child", "wandb-core"])
+@pytest.mark.parametrize("victim", ["child", pytest.param("wandb-core", marks=pytest.mark.long)])
 def test_a_child_that_dies_costs_nothing_but_time(
     wandb_loopback: WandbLoopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:

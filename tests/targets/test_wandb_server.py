@@ -547,6 +547,7 @@ def test_a_wrong_key_is_an_error_to_the_client(
     assert wandb_loopback.state()["runs"] == []
 
 
+@pytest.mark.long
 def test_default_settings_rewind_alert_image_artifact_and_delete_meet_nothing_unknown(
     wandb_loopback: WandbLoopback, tmp_path: Path
 ) -> None:
@@ -709,6 +710,7 @@ def test_a_stale_count_on_resume_overwrites_rows(
     assert (run["overwrites"], run["overwrites_changed"]) == (lost, lost)
 
 
+@pytest.mark.long
 def test_two_writers_of_one_run_overwrite_each_other(
     wandb_loopback: WandbLoopback, tmp_path: Path
 ) -> None:
