@@ -9,16 +9,17 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from eventlog import blobs
+from eventlog.archive import check_sealed, open_sealed
 from eventlog.columns import is_word
 from eventlog.errors import EventlogError, FormatError, IntegrityError
 from eventlog.event import STATE
 from eventlog.files import LOCAL, Store
 from eventlog.forks import forks
 from eventlog.frame import HEAD, PREFIX, first_seq, read_head
-from eventlog.layout import SEALED, SegmentName, is_blob, segment_name
+from eventlog.layout import ArchivedName, SegmentName, is_blob, segment_name
 from eventlog.reader import WriterReader, listing, may_hold_events
 from eventlog.restored import Contradiction
-from eventlog.sealed import Lost, SealedFile, check_sealed
+from eventlog.sealed import Lost
 from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader
 from eventlog.value import loads
 
@@ -184,7 +185,7 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
             f.verdict == FOREIGN or (f.verdict in (TORN, DAMAGED) and f.last + 1 == gap.first)
             for f in files
         )
-        absent = _absent(files)
+        absent = _absent(writer, files)
         if bad or verdict == CORRUPT:
             verdict = CORRUPT
         elif absent:
@@ -226,10 +227,9 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
     )
 
 
-def _absent(files: tuple[FileReport, ...]) -> list[str]:
+def _absent(writer: str, files: tuple[FileReport, ...]) -> list[str]:
     """Return the first segments of a writer that no file is, or was made of."""
     there = {number for file in files for number in file.segments}
-    writer = next((file.name.rpartition("/")[2].partition("-")[0] for file in files), "")
     wanted = (number for number in range(max(there, default=0)) if number not in there)
     return [str(SegmentName(writer, number)) for number in itertools.islice(wanted, 5)]
 
@@ -238,7 +238,7 @@ def _has_grown(folder: str, file: FileReport, writer: str, store: Store) -> bool
     """Return whether what was no segment a moment ago is one now: its writer had just created it."""
     path = os.path.join(folder, file.name)
     try:
-        if file.name.startswith(SEALED) or store.size(path) == file.bytes:
+        if file.name.endswith(".parquet") or store.size(path) == file.bytes:
             return False
     except OSError:
         return False
@@ -285,14 +285,14 @@ def _files(folder: str, writer: str, store: Store) -> tuple[FileReport, ...]:
         report = _segment(os.path.join(folder, str(name)), writer, store)
         if report is not None:
             out.append(report)
-    for file in found.sealed.get(writer, ()):
-        path = os.path.join(folder, SEALED, str(file))
-        label = f"{SEALED}/{file}"
+    for file in found.parquet(writer):
+        path, label = os.path.join(folder, file.path), file.path
         size = 0
         try:
-            size = store.size(path)
+            if not isinstance(file, ArchivedName):  # of a part nobody asks how large it is
+                size = store.size(path)
             check_sealed(path, store)
-            with SealedFile(path, store) as opened:
+            with open_sealed(path, store) as opened:
                 durable = max((part.durable for part in opened.segments), default=0)
                 report = FileReport(
                     label,

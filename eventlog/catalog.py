@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from eventlog import runfile
+from eventlog.archive import absent
 from eventlog.errors import EventlogError, FormatError, UsageError
 from eventlog.files import LOCAL, TEMPORARY, Files
 from eventlog.layout import PROJECT_PREFIX, RUN_FILE, RUN_PREFIX, default_journal
@@ -103,7 +104,11 @@ def _is_being_made(folder: str, files: Files) -> bool:
 
 def _open(folder: str, journal: str, files: Files) -> Found | Unreadable:
     try:
-        return Found(runfile.read(folder, files), folder, journal)
+        run, archives = runfile.read_all(folder, files)
+        for problem in absent(folder, archives, files):
+            hint = "copy the project's folder sealed/ as well; eventlog salvage saves the rest"
+            raise FormatError(problem, on=folder, hint=hint)
+        return Found(run, folder, journal)
     except EventlogError as error:
         return Unreadable(folder, error)
 

@@ -25,10 +25,11 @@ import os
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Files
 from eventlog.forks import forks
-from eventlog.layout import SEALED, SealedName
+from eventlog.layout import SEALED, ArchivedName, SealedName
 from eventlog.reader import WriterReader, listing
 from eventlog.seal import clear, settle
-from eventlog.sealed import WORDS, Lost, SealedFile, SealedSegment, SealedWriter
+from eventlog.sealed import WORDS, Lost, SealedFile, SealedSegment
+from eventlog.sealedwriter import SealedWriter
 
 #: A file of so many rows is large enough: some 250 MB.
 FULL_ROWS = 50_000_000
@@ -92,7 +93,7 @@ def _remove_repeated(folder: str, writer: str, files: Files) -> Compacted:
         if large is None or name.last > large.last:
             large = name
             continue
-        why = _difference(folder, large, name, files)
+        why = difference(folder, large, name, files, name.first, name.last)
         if why is not None:
             out += Compacted(kept=(f"{name}: {why}",))
             continue
@@ -101,9 +102,18 @@ def _remove_repeated(folder: str, writer: str, files: Files) -> Compacted:
     return out
 
 
-def _difference(folder: str, large: SealedName, small: SealedName, files: Files) -> str | None:
-    """Return how a file differs from what a larger one holds of its events; None if it does not."""
-    held = [(f"{SEALED}/{name}", small.first, small.last) for name in (large, small)]
+def difference(
+    folder: str,
+    large: SealedName | ArchivedName,
+    small: SealedName,
+    files: Files,
+    begin: int,
+    end: int,
+) -> str | None:
+    """Return how events `begin` to `end` of a file differ from those of another; None if they do
+    not.
+    """
+    held = [(path, begin, end) for path in (large.path, small.path)]
     counts = []
     for path, first, last in held:
         try:
@@ -120,9 +130,9 @@ def _difference(folder: str, large: SealedName, small: SealedName, files: Files)
         except FormatError as error:
             return str(error)
     if counts[0] != counts[1]:
-        return f"{large} does not hold all its events"
+        return f"{large.path} does not hold all its events"
     fork = next(iter(forks(folder, small.writer, held, files)), None)
-    return None if fork is None else f"event {fork[2]} differs from that of {large}"
+    return None if fork is None else f"event {fork[2]} differs from that of {large.path}"
 
 
 def _chains(folder: str, writer: str, files: Files) -> list[list[SealedName]]:

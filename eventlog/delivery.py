@@ -27,6 +27,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from eventlog.archive import stamps
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Files
 from eventlog.layout import SEALED, escape
@@ -241,19 +242,20 @@ class Delivery:
 
 def footprint(folder: str, files: Files = LOCAL) -> str:
     """Return what changes when anything is written to a run: names, sizes and times of its
-    segments and sealed files. It is read from the folders alone.
+    segments and sealed files, those in archives as they were in its folder. It is read from the
+    folders, and from the footers of archives.
     """
     found = listing(folder, files)
     live = [os.path.join(folder, str(n)) for names in found.segments.values() for n in names]
     place = os.path.join(folder, SEALED)
     sealed = [os.path.join(place, str(n)) for names in found.sealed.values() for n in names]
-    parts = []
+    parts = [f"{name} {size} {time!r}" for name, size, time in stamps(folder, files)]
     for path in [*live, *sealed]:
         try:
             parts.append(f"{os.path.basename(path)} {files.size(path)} {files.modified(path)!r}")
         except FileNotFoundError:  # sealed in this moment
             return ""
-    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join(sorted(set(parts))).encode()).hexdigest()[:32]
 
 
 def cursor_bytes(cursor: Cursor) -> bytes:

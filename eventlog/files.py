@@ -90,6 +90,12 @@ class Files:
         """Return when a file was last written, in seconds since 1970 UTC."""
         return os.stat(path).st_mtime
 
+    def stamp(self, path: str) -> tuple[int, ...]:
+        """Return what changes when a file is replaced or written."""
+        found = os.stat(path)
+        times = found.st_mtime_ns, found.st_ctime_ns
+        return found.st_dev, found.st_ino, found.st_size, *times
+
     def open_again(self, path: str) -> int:
         """Return a descriptor of a file that is there, to sync it."""
         return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -152,11 +158,33 @@ class Files:
         if durable:
             self.sync_folder(folder or ".")
 
+    def lock_folder(self, path: str) -> int:
+        """Return a descriptor that holds a folder's lock until it is closed; -1 where there are
+        none. Raises `BlockingIOError` if another process holds it.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            return -1
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, BlockingIOError) or not isinstance(error, OSError):
+                raise
+            return -1  # NFS, say
+        return fd
+
     def replace(self, source: str, target: str) -> None:
         os.replace(source, target)
 
     def remove(self, path: str) -> None:
         os.unlink(path)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove an empty folder."""
+        os.rmdir(path)
 
     # -------------------------------------------------------------------- about the place
 

@@ -7,6 +7,7 @@
         <writer>-<n>.arrows
         sealed/<writer>-<first seq>-<last seq>.parquet
         blobs/<sha256>
+    <journal>/project=<project>/sealed/runs-<16 hex digits>.parquet
 
 Names are escaped one to one: letters, digits, ``.``, ``_`` and ``-`` stand for themselves, every
 other byte of the UTF-8 form is ``%XX``, and so is a leading dot. What would grow beyond 200 bytes
@@ -37,6 +38,7 @@ _NUMBER = r"0|[1-9][0-9]{0,18}"
 _WRITER_RE = re.compile(_WRITER)
 _SEGMENT_RE = re.compile(rf"({_WRITER})-({_NUMBER})\.arrows")
 _SEALED_RE = re.compile(rf"({_WRITER})-({_NUMBER})-({_NUMBER})\.parquet")
+_ARCHIVE_RE = re.compile(r"runs-[0-9a-f]{16}\.parquet")
 _BLOB_RE = re.compile(r"[0-9a-f]{64}")
 _LONGEST = 200
 
@@ -60,6 +62,37 @@ class SealedName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.writer}-{self.first}-{self.last}.parquet"
+
+    @property
+    def path(self) -> str:
+        """Where it lies, from the run's folder."""
+        return f"{SEALED}/{self}"
+
+
+class ArchivedName(NamedTuple):
+    """A sealed file that lies in an archive of its project: `run` is the run's folder's name."""
+
+    writer: str
+    first: int
+    last: int
+    archive: str
+    run: str
+
+    @property
+    def path(self) -> str:
+        """What leads to it from the run's folder, as if the archive were a folder of runs."""
+        name = SealedName(self.writer, self.first, self.last)
+        return f"../{SEALED}/{self.archive}/{self.run}/{name}"
+
+
+class ArchivedPath(NamedTuple):
+    """A path of `ArchivedName`, taken apart: the archive's own path, the run's folder's name, and
+    the sealed file's.
+    """
+
+    archive: str
+    run: str
+    name: SealedName
 
 
 def escape(name: str) -> str:
@@ -112,6 +145,21 @@ def sealed_name(name: str) -> SealedName | None:
     if match is None or int(match[2]) > int(match[3]):
         return None
     return SealedName(match[1], int(match[2]), int(match[3]))
+
+
+def is_archive(name: str) -> bool:
+    """Return whether `name` is an archive's: ``runs-<16 hexadecimal digits>.parquet``."""
+    return _ARCHIVE_RE.fullmatch(name) is not None
+
+
+def archived_path(path: str) -> ArchivedPath | None:
+    """Take the path of an archived sealed file apart; None for any other path."""
+    above, name = os.path.split(path)
+    archive, run = os.path.split(above)
+    found = sealed_name(name)
+    if found is None or not is_archive(os.path.basename(archive)):
+        return None
+    return ArchivedPath(os.path.normpath(archive), run, found)
 
 
 def is_blob(name: str) -> bool:

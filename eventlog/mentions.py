@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 
+from eventlog.archive import open_sealed
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Store
-from eventlog.layout import SEALED
 from eventlog.reader import listing
-from eventlog.sealed import SealedFile
 
 _CHUNK = 2**20
 
@@ -25,8 +24,8 @@ def may_mention(
     """
     found = listing(folder, store)
     live = [os.path.join(folder, str(name)) for name in found.segments.get(writer, ())]
-    names = [name for name in found.sealed.get(writer, ()) if name.last >= start]
-    sealed = [os.path.join(folder, SEALED, str(name)) for name in names]
+    names = [name for name in found.parquet(writer) if name.last >= start]
+    sealed = [os.path.join(folder, name.path) for name in names]
     try:
         return any(_in_bytes(path, key.encode(), store) for path in live) or any(
             _in_words(path, key, start, store) for path in sealed
@@ -46,7 +45,7 @@ def _in_bytes(path: str, word: bytes, store: Store) -> bool:
 
 
 def _in_words(path: str, word: str, start: int, store: Store) -> bool:
-    with SealedFile(path, store) as file:
+    with open_sealed(path, store) as file:
         return any(
             last >= start and file.may_have(group, "key", word)
             for group, (_rows, _first, last, _print) in enumerate(file.groups)

@@ -11,14 +11,16 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from eventlog.archive import open_sealed
 from eventlog.errors import FormatError
 from eventlog.files import Files
 from eventlog.headless import HeadlessReader, is_headless
-from eventlog.layout import SEALED, segment_name
+from eventlog.layout import segment_name
 from eventlog.reader import headers, listing, of_writer, span_columns
 from eventlog.runfile import RunFile
 from eventlog.seal import remembered
-from eventlog.sealed import WORDS, SealedFile, SealedSegment, with_origin
+from eventlog.sealed import WORDS, SealedFile, SealedSegment
+from eventlog.sealedwriter import with_origin
 from eventlog.segment import Header, SegmentReader
 
 if TYPE_CHECKING:
@@ -82,8 +84,8 @@ class Pieces:
     def found(self) -> Iterator[Piece]:
         """Yield the pieces of all files, in no order; they may overlap."""
         found = listing(self._folder, self._files)
-        for sealed in found.sealed.get(self._name, ()):
-            name = f"{SEALED}/{sealed}"
+        for sealed in found.parquet(self._name):
+            name = sealed.path
             try:
                 with self._sealed(name) as file:
                     self.parts[name] = [p for p in file.segments if p.header.writer == self._name]
@@ -180,7 +182,7 @@ class Pieces:
 
     def holds(self, piece: Piece) -> bool:
         """Return whether a piece is what it says; of frames the checksums have said so."""
-        if not piece.name.startswith(SEALED):
+        if not piece.name.endswith(".parquet"):
             return True
         try:
             with self._sealed(piece.name) as file:
@@ -193,11 +195,11 @@ class Pieces:
         return True
 
     def _sealed(self, name: str) -> SealedFile:
-        return SealedFile(os.path.join(self._folder, name), self._files, WORDS)
+        return open_sealed(os.path.join(self._folder, name), self._files, WORDS)
 
     def rows(self, piece: Piece) -> Iterator[pa.Table]:
         """Yield the rows of what a piece lies in, from where it begins."""
-        if piece.name.startswith(SEALED):
+        if piece.name.endswith(".parquet"):
             with self._sealed(piece.name) as file:
                 yield of_writer(file.checked(piece.at), self._name)
             return

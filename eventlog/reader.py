@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from eventlog import frame as frames
 from eventlog import strip
+from eventlog.archive import archived, open_sealed, sealed_segments
 from eventlog.columns import booleans, integers, is_word, numbers, truths
 from eventlog.errors import FormatError
 from eventlog.event import Event
 from eventlog.files import LOCAL, Files, Store
-from eventlog.layout import SEALED, SealedName, SegmentName, sealed_name, segment_name
-from eventlog.sealed import Lost, SealedFile, sealed_segments, whole_events
+from eventlog.layout import (
+    SEALED,
+    ArchivedName,
+    SealedName,
+    SegmentName,
+    sealed_name,
+    segment_name,
+)
+from eventlog.sealed import Lost, SealedFile, whole_events
 from eventlog.segment import WHOLE, Header, SegmentReader, Span, Verdict
 
 if TYPE_CHECKING:
@@ -32,19 +40,28 @@ _AT_ONCE = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What lies in a run's folder, by writer."""
+    """What a run has, by writer: segments and sealed files in its folder, and sealed files that lie
+    in archives of its project.
+    """
 
     segments: dict[str, tuple[SegmentName, ...]]
     sealed: dict[str, tuple[SealedName, ...]]
+    archived: dict[str, tuple[ArchivedName, ...]]
 
     @property
     def writers(self) -> list[str]:
         """All writers, sorted by name."""
-        return sorted({*self.segments, *self.sealed})
+        return sorted({*self.segments, *self.sealed, *self.archived})
+
+    def parquet(self, writer: str) -> tuple[SealedName | ArchivedName, ...]:
+        """Return all sealed files of a writer, in its folder or in archives."""
+        return *self.sealed.get(writer, ()), *self.archived.get(writer, ())
 
 
 def listing(folder: str, store: Store = LOCAL) -> Listing:
-    """List a run's segments, then its sealed files; every other name is ignored."""
+    """List a run's segments, then its sealed files, then those in archives; every other name is
+    ignored. What sealing or archiving moves is always in one of the lists.
+    """
     segments: dict[str, list[SegmentName]] = {}
     for name in store.names(folder):
         segment = segment_name(name)
@@ -61,6 +78,7 @@ def listing(folder: str, store: Store = LOCAL) -> Listing:
     return Listing(
         {w: tuple(sorted(names)) for w, names in segments.items()},
         {w: tuple(sorted(names)) for w, names in sealed.items()},
+        archived(folder, store),
     )
 
 
@@ -228,11 +246,11 @@ class WriterReader:
 
     def _told_lost(self, first: int, last: int) -> Lost | None:
         """Return what a file beside a gap says of it, if that is that its events are lost."""
-        for name in listing(self.folder, self._store).sealed.get(self.writer, ()):
+        for name in listing(self.folder, self._store).parquet(self.writer):
             if name.first != last + 1 and name.last != first - 1:
                 continue
             try:
-                with SealedFile(os.path.join(self.folder, SEALED, str(name)), self._store) as file:
+                with open_sealed(os.path.join(self.folder, name.path), self._store) as file:
                     for gap in file.lost:
                         if gap.first <= first and gap.last >= last:
                             return Lost(first, last, gap.reason)
@@ -276,8 +294,8 @@ class WriterReader:
             if first is not None and first <= self.next_seq and not self._exhausted(path):
                 live.append((first, path))
         sealed = [
-            os.path.join(self.folder, SEALED, str(name))
-            for name in found.sealed.get(self.writer, ())
+            os.path.join(self.folder, name.path)
+            for name in found.parquet(self.writer)
             if name.first <= self.next_seq <= name.last
         ]
         # A later segment begins with what may be damaged in the one before it.
@@ -287,7 +305,7 @@ class WriterReader:
     def _ahead(self) -> int | None:
         """Return the lowest seq beyond `next_seq` that some file begins with."""
         found = listing(self.folder, self._store)
-        firsts = [name.first for name in found.sealed.get(self.writer, ())]
+        firsts = [name.first for name in found.parquet(self.writer)]
         for name in found.segments.get(self.writer, ()):
             path = os.path.join(self.folder, str(name))
             first = self._first_of(path)
@@ -376,7 +394,7 @@ class WriterReader:
 
     def _read_sealed(self, path: str) -> Iterator[pa.Table]:
         words = ("key", "kind", "type") if self._key is not None else ()
-        with SealedFile(path, self._store, words=words) as file:
+        with open_sealed(path, self._store, words) as file:
             for table in whole_events(self._groups(file)):
                 table = self._from_next(table)
                 if table.num_rows:
@@ -468,10 +486,10 @@ def headers(folder: str, store: Store = LOCAL) -> dict[str, list[Header]]:
                     vanished = True
                 except (OSError, FormatError):
                     continue
-        for writer, files in found.sealed.items():
-            for file in files:
+        for writer in found.writers:
+            for file in found.parquet(writer):
                 try:
-                    for part in sealed_segments(os.path.join(folder, SEALED, str(file)), store):
+                    for part in sealed_segments(os.path.join(folder, file.path), store):
                         if part.header.writer == writer:
                             out.setdefault(writer, {}).setdefault(part.header.segment, part.header)
                 except FileNotFoundError:
@@ -509,7 +527,7 @@ def unreadable(folder: str, store: Store = LOCAL) -> dict[str, str]:
     for writer in found.writers:
         if writer in known:
             continue
-        sealed = [os.path.join(SEALED, str(name)) for name in found.sealed.get(writer, ())]
+        sealed = [name.path for name in found.parquet(writer)]
         live = [str(name) for name in found.segments.get(writer, ())]
         for name in [*live, *sealed]:
             path = os.path.join(folder, name)

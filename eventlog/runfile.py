@@ -1,17 +1,24 @@
-"""``run.json``: a run's identity, the same bytes on every node, so that copies fall into one."""
+"""``run.json``: a run's identity, the same bytes on every node, so that copies fall into one.
+
+That of a run with events in an archive (`eventlog.archive`) names the archives too, and says format
+2.0: who knows no archives must not take the run for one that has lost events.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+from collections.abc import Collection
 
 from eventlog.errors import FormatError, IntegrityError, UsageError
 from eventlog.files import LOCAL, Files, Store
-from eventlog.layout import RUN_FILE
+from eventlog.layout import RUN_FILE, is_archive
 from eventlog.segment import FORMAT, check_format
 
 _LARGEST = 2**20
+#: What a reader must know to read a run whose file says format 2.0.
+_NEEDS = {"format": "2.0", "needs": ["archives"]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +29,11 @@ class RunFile:
     project: str
     name: str
 
-    def to_bytes(self) -> bytes:
-        """Return the file's content, always the same for the same run."""
-        fields = {"format": FORMAT, **dataclasses.asdict(self)}
+    def to_bytes(self, archives: Collection[str] = ()) -> bytes:
+        """Return the file's content, always the same for the same run and `archives`."""
+        fields: dict[str, object] = {"format": FORMAT, **dataclasses.asdict(self)}
+        if archives:
+            fields |= {**_NEEDS, "archives": sorted(archives)}
         return (json.dumps(fields, ensure_ascii=True, indent=1, sort_keys=True) + "\n").encode()
 
 
@@ -38,13 +47,22 @@ def read(folder: str, store: Store = LOCAL) -> RunFile:
     FormatError
         If it has one that is not ours or of a newer major version.
     """
+    return read_all(folder, store)[0]
+
+
+def read_all(folder: str, store: Store = LOCAL) -> tuple[RunFile, tuple[str, ...]]:
+    """Read a run's identity, and which archives hold events of it; see `read`."""
     path = os.path.join(folder, RUN_FILE)
     try:
         if store.size(path) > _LARGEST:
             raise FormatError("a run.json larger than 1 MiB is none of ours", on=path)
         with store.open(path) as file:
             fields = json.loads(file.read())
-        check_format(str(fields["format"]))
+        archives: tuple[str, ...] = ()
+        if {key: fields.get(key) for key in _NEEDS} == _NEEDS:
+            archives = tuple(map(str, fields["archives"]))
+        else:
+            check_format(str(fields["format"]))
         run = RunFile(*(fields[key] for key in ("id", "project", "name")))
     except FileNotFoundError:
         raise UsageError("there is no run here (no run.json)", on=folder) from None
@@ -52,11 +70,28 @@ def read(folder: str, store: Store = LOCAL) -> RunFile:
         raise FormatError(error.what, on=path, hint=error.hint) from None
     except OSError as error:
         raise UsageError(f"a run cannot be read ({error.strerror})", on=path) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"this run.json is damaged or none of ours ({error})", on=path) from error
     if not all(isinstance(text, str) and text for text in dataclasses.astuple(run)):
         raise FormatError("this run.json has an id, project or name that is no text", on=path)
-    return run
+    if not all(map(is_archive, archives)):
+        raise FormatError("this run.json names an archive that cannot be one", on=path)
+    return run, archives
+
+
+def add_archive(folder: str, archive: str, files: Files = LOCAL) -> None:
+    """Have a run's file name an archive, durable.
+
+    Raises
+    ------
+    EventlogError
+        If it cannot be read.
+    OSError
+        If it cannot be written.
+    """
+    run, archives = read_all(folder, files)
+    # Written again if it is named already: that may not be durable yet.
+    files.write_whole(os.path.join(folder, RUN_FILE), run.to_bytes({*archives, archive}))
 
 
 def claim(folder: str, run: RunFile, files: Files = LOCAL) -> None:

@@ -18,6 +18,7 @@ import os
 from typing import TYPE_CHECKING
 
 from eventlog import blobs, runfile
+from eventlog.archive import absent, check_sealed, open_sealed
 from eventlog.columns import numbers
 from eventlog.errors import FormatError, IntegrityError, UsageError
 from eventlog.files import LOCAL, Files
@@ -25,7 +26,8 @@ from eventlog.layout import BLOBS, RUN_FILE, SEALED, SealedName, is_blob
 from eventlog.pieces import Bad, Piece, Pieces
 from eventlog.reader import listing
 from eventlog.seal import clear, make_place
-from eventlog.sealed import Lost, SealedFile, SealedSegment, SealedWriter, check_sealed
+from eventlog.sealed import Lost, SealedSegment
+from eventlog.sealedwriter import SealedWriter
 from eventlog.segment import SegmentReader
 
 if TYPE_CHECKING:
@@ -47,13 +49,16 @@ class WriterSalvage:
 
 @dataclasses.dataclass(frozen=True)
 class Salvaged:
-    """One run: where it is now, its writers, its blobs, and whether anything new was written."""
+    """One run: where it is now, its writers, its blobs, the archives of it that could not be used,
+    and whether anything new was written.
+    """
 
     folder: str
     target: str
     writers: tuple[WriterSalvage, ...]
     blobs: int
     bad_blobs: tuple[str, ...]
+    bad_archives: tuple[str, ...]
     changed: bool
 
     @property
@@ -64,7 +69,7 @@ class Salvaged:
         unknown = any(
             b.offset < 0 and b.name.endswith(".arrows") for w in self.writers for b in w.bad
         )
-        return not (lost or unknown or self.bad_blobs)
+        return not (lost or unknown or self.bad_blobs or self.bad_archives)
 
 
 def salvage(folder: str, target: str, files: Files = LOCAL) -> Salvaged:
@@ -102,7 +107,8 @@ def salvage(folder: str, target: str, files: Files = LOCAL) -> Salvaged:
             one, wrote = _Writer(target, writer, pieces, files).copy()
         writers.append(one)
         changed |= wrote
-    return Salvaged(folder, target, tuple(writers), good, bad, changed or copied > 0)
+    changed |= copied > 0
+    return Salvaged(folder, target, tuple(writers), good, bad, _absent(folder, files), changed)
 
 
 def identify(folder: str, files: Files = LOCAL) -> runfile.RunFile:
@@ -127,10 +133,10 @@ def identify(folder: str, files: Files = LOCAL) -> runfile.RunFile:
                 continue
             if known is not None:
                 return known
-    for sealed in found.sealed.values():
-        for file in sealed:
+    for writer in found.writers:
+        for file in found.parquet(writer):
             try:
-                with SealedFile(os.path.join(folder, SEALED, str(file)), files) as opened:
+                with open_sealed(os.path.join(folder, file.path), files) as opened:
                     heads = [part.header for part in opened.segments]
             except (OSError, FormatError):
                 continue
@@ -139,6 +145,14 @@ def identify(folder: str, files: Files = LOCAL) -> runfile.RunFile:
                 if known is not None:
                     return known
     raise FormatError("nothing here says which run this is", on=folder) from first
+
+
+def _absent(folder: str, files: Files) -> tuple[str, ...]:
+    try:
+        archives = runfile.read_all(folder, files)[1]
+    except (UsageError, FormatError):
+        return ()
+    return tuple(absent(folder, archives, files))
 
 
 def _named(run: str, identity: dict[str, object]) -> runfile.RunFile | None:
@@ -246,7 +260,7 @@ class _Writer:
         """Write the file of a stretch, if it is not there; return its rows, and whether it was."""
         if self._files.exists(path):
             check_sealed(path, self._files)
-            with SealedFile(path, self._files) as file:
+            with open_sealed(path, self._files) as file:
                 return sum(group[0] for group in file.groups), False
         segments: dict[int, SealedSegment] = {}
         for piece in stretch:

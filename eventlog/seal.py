@@ -19,14 +19,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from eventlog import frame as frames
+from eventlog.archive import sealed_segments
 from eventlog.columns import numbers
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, TEMPORARY, Files
 from eventlog.fingerprint import fingerprint
 from eventlog.identity import provably_gone
-from eventlog.layout import SEALED, SealedName, SegmentName
+from eventlog.layout import SEALED, SealedName, SegmentName, archived_path
 from eventlog.reader import listing, span_columns, span_table
-from eventlog.sealed import SealedSegment, SealedWriter, sealed_segments, sync, with_origin
+from eventlog.sealed import SealedSegment
+from eventlog.sealedwriter import SealedWriter, sync, with_origin
 from eventlog.segment import OPEN, WHOLE, SegmentReader, Verdict
 
 if TYPE_CHECKING:
@@ -304,7 +306,7 @@ def _first_unsealed(folder: str, writer: str, first: int, files: Files) -> int:
     """Return the first seq from `first` on that no sealed file of the writer holds, so that
     programs which read all of them see no event twice.
     """
-    for name in listing(folder, files).sealed.get(writer, ()):
+    for name in listing(folder, files).parquet(writer):
         if name.first <= first <= name.last:
             first = name.last + 1
     return first
@@ -348,9 +350,9 @@ def clear(place: str, files: Files) -> None:
 def _sealed_parts(folder: str, writer: str, files: Files) -> dict[SegmentName, SealedSegment]:
     """Return what the sealed files of a writer hold, by segment."""
     parts: dict[SegmentName, SealedSegment] = {}
-    for name in listing(folder, files).sealed.get(writer, ()):
+    for name in listing(folder, files).parquet(writer):
         try:
-            for part in sealed_segments(os.path.join(folder, SEALED, str(name)), files):
+            for part in sealed_segments(os.path.join(folder, name.path), files):
                 parts[SegmentName(part.header.writer, part.header.segment)] = part
         except (OSError, FormatError):
             continue
@@ -361,11 +363,17 @@ def settle(folder: str, writer: str, files: Files) -> None:
     """Make durable the sealed files that another call put in place: it may have been killed
     before it did so, and the segments that they repeat are to be removed.
     """
-    place = os.path.join(folder, SEALED)
-    for name in listing(folder, files).sealed.get(writer, ()):
-        sync(os.path.join(place, str(name)), files)
-    files.sync_folder(place)
-    files.sync_folder(folder)
+    found = listing(folder, files)
+    paths = [os.path.join(folder, str(name.path)) for name in found.sealed.get(writer, ())]
+    for name in found.archived.get(writer, ()):
+        where = archived_path(os.path.join(folder, name.path))
+        assert where is not None
+        paths.append(where.archive)
+    for path in paths:
+        sync(path, files)
+    for place in dict.fromkeys(map(os.path.dirname, paths)):
+        files.sync_folder(place)
+        files.sync_folder(os.path.dirname(place))
 
 
 def _remove_sealed(folder: str, segment: SegmentName, part: SealedSegment, files: Files) -> Sealed:

@@ -151,7 +151,7 @@ def _booted_anew(header: Header) -> bool:
 def durable_events(reader: WriterReader, cursor: Mark) -> int:
     """Return how many events the writer knew to be durable, as far as a reader has read it."""
     verdicts = reader.verdicts.values()
-    sealed = listing(reader.folder).sealed.get(reader.writer, ())
+    sealed = listing(reader.folder).parquet(reader.writer)
     known = [v.next_seq if v.word == WHOLE else v.durable for v in verdicts]
     known += [cursor.durable, *(name.last + 1 for name in sealed)]
     return min(max(known), max(cursor.acked, cursor.durable))

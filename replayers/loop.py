@@ -166,7 +166,7 @@ class Loop:
         found = listing(self.folder)
         ends = {}
         for writer, parts in self.parts.items():
-            sealed = [name.last + 1 for name in found.sealed.get(writer, ())]
+            sealed = [name.last + 1 for name in found.parquet(writer)]
             acked = self.cursor.mark(writer).acked
             ends[writer] = max([acked, *sealed, *(part.first_seq for part in parts)])
         return ends

@@ -20,13 +20,15 @@ EVENTLOG = [
     {"strip", "shape"},
     {"segment", "shapes"},
     {"chain", "sealed", "headless"},
+    {"archive", "sealedwriter"},
     {"commit"},
     {"journal", "reader", "runfile", "attempts", "home"},
-    {"seal", "forks", "views", "glance", "resume", "catalog", "mentions"},
+    {"seal", "forks", "views", "glance", "resume", "catalog", "mentions", "archivewriter"},
     {"ledger"},
     {"delivery"},
     {"restored", "pieces"},
     {"audit", "series", "compact", "salvage"},
+    {"archiving"},
     {"run"},
     {"start"},
     {"__init__"},
@@ -45,7 +47,7 @@ CAPTURE = {"errors", "value", "files", "layout", "event", "identity", "blobs", "
 CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "home", "seal"}
 CAPTURE |= {"options", "intake", "background", "shape", "shapes", "chain", "commit"}
 CAPTURE |= {"resume", "recorded", "provenance", "run", "start", "__init__"}
-CAPTURE |= {"strip", "sealed", "fingerprint", "pages", "columns"}
+CAPTURE |= {"strip", "sealed", "sealedwriter", "archive", "fingerprint", "pages", "columns"}
 
 
 def modules(package: str) -> dict[str, Path]:

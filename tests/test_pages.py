@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eventlog import pages, sealed
+from eventlog import pages, sealed, sealedwriter
 from eventlog.audit import verify
 from eventlog.compact import compact
 from eventlog.errors import EventlogError, FormatError
@@ -43,11 +43,11 @@ def crafted(folder, columns, rows):
     table = pa.Table.from_arrays(arrays, schema=schema)
     path = os.path.join(folder, "sealed", f"w0-0-{rows - 1}.parquet")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    options = {**sealed.options(), "dictionary_pagesize_limit": 2**26}
+    options = {**sealedwriter.options(), "dictionary_pagesize_limit": 2**26}
     with pq.ParquetWriter(path, schema, **options) as out:
         out.write_table(table, row_group_size=rows)
         part = sealed.SealedSegment(header(), rows, "whole", 0)
-        out.add_key_value_metadata(sealed._metadata([part], [(rows, 0, rows - 1, 0)], []))
+        out.add_key_value_metadata(sealedwriter._metadata([part], [(rows, 0, rows - 1, 0)], []))
     return path
 
 

@@ -97,7 +97,7 @@ def test_a_whole_run_is_copied_whole(tmp_path):
 
 
 def test_a_row_group_whose_fingerprint_does_not_hold_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("eventlog.sealed.GROUP_ROWS", 30)
+    monkeypatch.setattr("eventlog.sealedwriter.GROUP_ROWS", 30)
     monkeypatch.setattr("eventlog.segment._CHUNK", 5_000)
     folder, new = run_in(tmp_path / "old"), run_in(tmp_path / "new")
     put(folder, "w0-0.arrows", segment_bytes(series(COUNT), durable=COUNT, end=True)[0])

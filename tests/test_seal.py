@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from eventlog import frame as frames
-from eventlog import pages, sealed
+from eventlog import pages, sealedwriter
+from eventlog.archive import sealed_segments
 from eventlog.reader import WriterReader, listing
 from eventlog.seal import seal
-from eventlog.sealed import sealed_segments
 from tests.helpers import (
     Failing,
     event,
@@ -93,12 +93,12 @@ def test_a_row_group_has_one_page_of_numbers(tmp_path):
     with open(path, "rb") as file:
         ((rows, columns),) = pages.groups(file)
         found = list(pages._pages(file, columns["num"]))
-    known = "max_rows_per_page" in sealed.options()
+    known = "max_rows_per_page" in sealedwriter.options()
     assert rows == 50_000 and len(found) == 1 if known else len(found) < 5
 
 
 def test_row_groups_hold_whole_events_and_are_bounded_by_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("eventlog.sealed.GROUP_BYTES", 2_000_000)
+    monkeypatch.setattr("eventlog.sealedwriter.GROUP_BYTES", 2_000_000)
     monkeypatch.setattr("eventlog.segment._CHUNK", 500_000)
     events = [event(n, {"a": n, "x": b"z" * 100_000}, n) for n in range(60)]
     folder = segments(tmp_path, events)

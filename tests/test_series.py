@@ -30,7 +30,7 @@ def events(count=300):
 
 @pytest.mark.parametrize("key", ["loss", "lr", "text", "x", "none of them"])
 def test_the_rows_of_a_key_are_those_of_the_run_to_the_bit(key, tmp_path, monkeypatch):
-    monkeypatch.setattr("eventlog.sealed.GROUP_ROWS", 64)
+    monkeypatch.setattr("eventlog.sealedwriter.GROUP_ROWS", 64)
     monkeypatch.setattr("eventlog.segment._CHUNK", 20_000)
     folder = segments(tmp_path, events()[:200], events()[200:])
     for _ in range(2):

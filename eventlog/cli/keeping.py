@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 
 import click
 
+from eventlog.archiving import UNCHANGED_SECONDS, archive
 from eventlog.catalog import Found, find, find_all, resolve
 from eventlog.cli import output
 from eventlog.cli.commands import codes, json_option, paths_argument, report_unreadable, run_option
@@ -25,12 +27,38 @@ SALVAGE_FILE = "salvage.json"
 @click.command()
 @paths_argument
 @run_option
+@click.option(
+    "--runs",
+    is_flag=True,
+    help="Put small runs of a project together into archives: thousands of files become few.",
+)
+@click.option(
+    "--unchanged",
+    metavar="HOURS",
+    type=click.FloatRange(min=0),
+    help="With --runs: leave alone what changed in the last HOURS (24).",
+)
+@click.option("--dry-run", is_flag=True, help="With --runs: say what would be done.")
 @json_option
-def compact(paths: tuple[str, ...], patterns: tuple[str, ...], as_json: bool) -> int:
+def compact(
+    paths: tuple[str, ...],
+    patterns: tuple[str, ...],
+    runs: bool,
+    unchanged: float | None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
     """Put many sealed files of a run together into few: the same rows, found faster.
+
+    With --runs, those of many runs: of runs that are sealed and that nothing was written to for a
+    time. Every command shows them as before; a run that goes on writes to its own folder.
 
     Exit 4 if a file was left alone because something is wrong with it: see `eventlog verify`.
     """
+    if runs:
+        return _archive(paths, patterns, unchanged, dry_run=dry_run, as_json=as_json)
+    if dry_run or unchanged is not None:
+        raise UsageError("--unchanged and --dry-run are for --runs")
     found, bad = find_all(paths, patterns)
     out = []
     failed: list[int] = []
@@ -55,6 +83,49 @@ def compact(paths: tuple[str, ...], patterns: tuple[str, ...], as_json: bool) ->
             for r in out
         ]
         output.print_table(["ID", "NAME", "MADE", "ROWS", "REMOVED", "KEPT"], rows)
+    return codes([*failed, report_unreadable(bad)], some=bool(out))
+
+
+def _archive(
+    paths: tuple[str, ...],
+    patterns: tuple[str, ...],
+    unchanged: float | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    found, bad = find_all(paths, patterns)
+    projects: dict[str, list[Found]] = {}
+    for item in found:
+        projects.setdefault(os.path.dirname(item.folder), []).append(item)
+    seconds = UNCHANGED_SECONDS if unchanged is None else unchanged * 3600
+    out, failed = [], []
+    with output.progress("archiving", quiet=as_json) as bar:
+        for i, (place, items) in enumerate(sorted(projects.items())):
+            bar(i, len(projects))
+            folders = [item.folder for item in items]
+            name = items[0].run.project
+            try:
+                done = archive(place, folders, unchanged=seconds, dry_run=dry_run)
+            except (OSError, EventlogError) as error:
+                output.say(output.safe(f"{name}: {error}"))
+                failed.append(error.exit_code if isinstance(error, EventlogError) else 1)
+                continue
+            for run in done.wrong:
+                output.say(output.safe(f"{name}: {run}: left alone: {done.left[run]}"))
+            reasons = collections.Counter(w for r, w in done.left.items() if r not in done.wrong)
+            for why, count in reasons.items():
+                output.say(output.safe(f"{name}: {count} runs left alone: {why}"))
+            failed += [4] if done.wrong else []
+            out.append({"project": name, "dry_run": dry_run, **dataclasses.asdict(done)})
+    if as_json:
+        output.print_json(out)
+    else:
+        rows = [
+            [r["project"], len(r["runs"]), len(r["archives"]), r["removed"], r["rows"], r["bytes"]]
+            for r in out
+        ]
+        output.print_table(["PROJECT", "RUNS", "ARCHIVES", "REMOVED", "ROWS", "BYTES"], rows)
     return codes([*failed, report_unreadable(bad)], some=bool(out))
 
 
@@ -157,6 +228,8 @@ def _say_salvaged(label: str, done: Salvaged) -> None:
         for gap in one.lost:
             text = f"events {gap.first} to {gap.last} of {one.writer} are lost: {gap.reason}"
             output.say(output.safe(f"{label}: {text}"))
+    for text in done.bad_archives:
+        output.say(output.safe(f"{label}: {text}"))
     for name in done.bad_blobs:
         output.say(output.safe(f"{label}: the blob {name} is not what its name says: not copied"))
 

@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 
 from eventlog import attempts, blobs, delivery, glance, reader, runfile, segment, value, views
 from eventlog import frame as frames
+from eventlog.archive import check_sealed
 from eventlog.audit import FAILURES, verify
 from eventlog.compact import compact
 from eventlog.errors import EventlogError, FormatError
@@ -40,7 +41,6 @@ from eventlog.event import digest
 from eventlog.reader import WriterReader
 from eventlog.salvage import salvage
 from eventlog.seal import seal
-from eventlog.sealed import check_sealed
 from eventlog.table import Table
 from tests.faults.simulator import Memory, remembering
 from tests.golden import make_v1
