@@ -34,7 +34,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from eventlog import pages
-from eventlog.errors import FormatError
+from eventlog.errors import FormatError, UsageError
 from eventlog.files import LOCAL, Files, Store
 from eventlog.layout import (
     RUN_PREFIX,
@@ -126,7 +126,7 @@ class Archive:
                 at += part.count
             if at != len(self.groups):
                 raise ValueError("it has row groups of no part")
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, UsageError) as error:
             raise FormatError(f"this is no archive of an event log ({error!r})", on=path) from error
 
     def layout(self, file: BinaryIO) -> list[pages.Group]:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from eventlog import runfile
+from eventlog.archiving import archive
 from eventlog.compact import compact
 from eventlog.errors import JournalError
 from eventlog.event import Event, Row, make_rows
 from eventlog.journal import Options, Writer
 from eventlog.reader import listing
 from eventlog.seal import seal
+from eventlog.segment import Header
 from eventlog.value import Stored, dumps
 from tests.faults.simulator import (
     SECTOR,
@@ -30,9 +32,10 @@ from tests.faults.simulator import (
     State,
     remembering,
 )
-from tests.helpers import NOW
+from tests.helpers import NOW, segment_bytes, series
 
 RUN = runfile.RunFile("run-1", "p", "n")
+FOLDER = "run=run-1"
 
 
 class Told(Writer):
@@ -81,6 +84,9 @@ class Plan:
     commits: float = 0.2
     seals: float = 0.05
     compacts: float = 0.3  # how many sealings are followed by a compaction
+    archives: float = (
+        0.0  # how often the run is archived at its end, goes on, and is archived again
+    )
     fault: str = ""  # the operation that fails, or "kill"
     fault_at: int = 0
     fault_lasts: int = 1
@@ -106,6 +112,7 @@ class Plan:
             fault=fault,
             fault_at=rng.randint(1, 60) if fault in ("any", "write", "kill") else rng.randint(1, 9),
             fault_lasts=rng.choice([1, 1, 2, 5]),
+            archives=rng.choice([0.0, 0.0, 0.6]),
         )
 
 
@@ -122,9 +129,13 @@ class Play:
 
     def __init__(self, plan: Plan, folder: str) -> None:
         self.plan = plan
-        self.folder = folder
+        self.root = folder
+        self.folder = os.path.join(folder, FOLDER)
+        self.others: list[str] = []
         self.rng = random.Random(plan.seed * 7919 + 1)
-        self.files = Recorder(folder, self._fault)
+        self.files = Recorder(folder)
+        self.files.make_folder(self.folder)
+        self.files.fault = self._fault
         self.files.progress = self._progress
         self.writers: dict[str, Told] = {}
         self.expected: dict[str, list[Event]] = {}
@@ -165,6 +176,11 @@ class Play:
         self.writers.clear()
         if self.plan.seals and self.rng.random() < 0.7:
             self._seal(abandoned=True)
+        if self.rng.random() < self.plan.archives:
+            self.archive()
+            if self.rng.random() < 0.5:
+                self.go_on()
+                self.archive()
         self.files.end()
         return History(self.files.operations, self.expected)
 
@@ -249,6 +265,57 @@ class Play:
             if self.rng.random() < self.plan.compacts:
                 compact(self.folder, files=self.files)
 
+    def archive(self) -> None:
+        """Seal what is there, and archive it with another run, made for that."""
+        self._seal(abandoned=True)
+        with contextlib.suppress(OSError, Killed):
+            self.others.append(self._other(f"o{len(self.others)}"))
+            runfile.claim(self.folder, RUN, self.files)
+            folders = [self.folder, *self.others]
+            archive(self.root, folders, unchanged=0, files=self.files)
+
+    def _other(self, name: str) -> str:
+        folder = os.path.join(self.root, f"run={name}")
+        self.files.make_folder(folder)
+        runfile.claim(folder, runfile.RunFile(name, "p", name), self.files)
+        data = segment_bytes(series(2), Header(name, name, 0, 0, {}), end=True)[0]
+        fd = self.files.create(os.path.join(folder, f"{name}-0.arrows"))
+        self.files.write(fd, data)
+        self.files.close(fd)
+        seal(folder, files=self.files)
+        return folder
+
+    def go_on(self) -> None:
+        """Log with a new writer, as a run does that is resumed."""
+        name = f"w{len(self.expected)}"
+        self.expected[name] = []
+        one = self.writers[name] = Told(self.folder, name, self.files, durability="group")
+        for _ in range(3):
+            self._append(name, one, {"loss": self.rng.random()})
+        one.commit()
+        self._append(name, one, {"loss": self.rng.random()})
+        one.close()
+        self.said[name] = one.durable
+        del self.writers[name]
+
+
+def archived_twice(plan: Plan, killed_at: int) -> tuple[History, bool]:
+    """Play a plan, archive it with a kill at one operation of that, then archive it again; return
+    whether the kill came.
+    """
+    with tempfile.TemporaryDirectory(prefix="eventlog-crash-", dir=_fast()) as folder:
+        one = Play(plan, os.path.realpath(folder))
+        one.play()
+        one.files.operations.pop()
+        first = one.files.count
+        one.files.fault = lambda n, name: Killed() if n == first + killed_at else None
+        one.archive()
+        came = one.files.count >= first + killed_at
+        one.files.fault = lambda n, name: None
+        one.archive()
+        one.files.end()
+        return History(one.files.operations, one.expected), came
+
 
 def sealed_twice(plan: Plan, killed_at: int) -> tuple[History, bool]:
     """Play a plan, seal it with a kill at one operation of the sealing, then seal it again; return
@@ -324,7 +391,7 @@ def states(history: History, seed: int, limit: int) -> Iterator[tuple[int, Opera
 def judged(history: History, seed: int, limit: int, *, most: int = 3) -> Figures:
     """Check up to `limit` states after each operation of a history."""
     out = Figures(operations=len(history.operations))
-    judge = Judge("/run", history.expected)
+    judge = Judge("/p", FOLDER, history.expected)
     for number, (at, done, state) in enumerate(states(history, seed, limit)):
         faults = judge.check(state, done)
         if faults and len(out.violations) < most:
@@ -354,7 +421,7 @@ def told(seed: int, limit: int, number: int) -> Iterator[str]:
         holes = [n for n in range(0, len(data), SECTOR) if not any(data[n : n + SECTOR])]
         yield f"     {path}: {len(data)} bytes{f', zeros at {holes}' if holes else ''}"
     with remembering():
-        faults = Judge("/run", history.expected).check(state, done)
+        faults = Judge("/p", FOLDER, history.expected).check(state, done)
     yield from faults or ["no promise is broken"]
 
 

@@ -180,6 +180,11 @@ class Recorder(Files):
         super().replace(source, target)
         self._files[new] = self._files.pop(old)
 
+    def remove_folder(self, path: str) -> None:
+        self._try("remove_folder")
+        super().remove_folder(path)
+        self._note("remove", self.inside(path))
+
     def remove(self, path: str) -> None:
         self._try("remove")
         super().remove(path)
@@ -436,10 +441,12 @@ def remembering() -> Iterator[None]:
 
 
 class Judge:
-    """Judges states of one history; the same state is read once."""
+    """Judges states of one history, those of a run's folder below `root`; the same state is read
+    once.
+    """
 
-    def __init__(self, folder: str, expected: dict[str, list[Event]]) -> None:
-        self.folder = folder
+    def __init__(self, root: str, run: str, expected: dict[str, list[Event]]) -> None:
+        self.root, self.folder = root, os.path.join(root, run)
         self._expected = {writer: list(map(plain, events)) for writer, events in expected.items()}
         self.states = 0
         self._known: dict[bytes, Verdict] = {}
@@ -478,7 +485,7 @@ class Judge:
 
     def judge(self, state: State) -> Verdict:
         """Read a state with everything that reads a journal."""
-        store = Memory(self.folder, state)
+        store = Memory(self.root, state)
         recovered: dict[str, int] = {}
         bad_blobs: dict[str, int] = {}
         faults: list[str] = []

@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.histories import History, Plan, explore, judged, play, sealed_twice
+from tests.faults.histories import (
+    History,
+    Plan,
+    archived_twice,
+    explore,
+    judged,
+    play,
+    sealed_twice,
+)
 from tests.faults.simulator import Disk, Operation
 
 
@@ -56,6 +64,25 @@ def test_nor_if_a_sealing_was_killed_at_any_operation_and_taken_up_again(repeats
         if not came:
             break
     assert at > 6
+
+
+def test_nor_if_an_archiving_was_killed_at_any_operation_and_taken_up_again(repeats):
+    plan = Plan(5, actions=5, commits=0.4, seals=0.0, segment_bytes=2_600)
+    for at in itertools.count(1, repeats(17, 1)):
+        history, came = archived_twice(plan, at)
+        figures = judged(history, at, repeats(2, 12))
+        assert [str(v) for v in figures.violations] == []
+        if not came:
+            break
+    assert at > 20
+    assert any("runs-" in done.target for done in history.operations)
+
+
+def test_nor_does_a_run_that_is_archived_goes_on_and_is_archived_again(repeats):
+    for seed in range(repeats(1, 60)):
+        plan = Plan(seed, actions=5, commits=0.4, seals=0.2, archives=1.0)
+        figures = explore(plan, repeats(3, 12))
+        assert [str(v) for v in figures.violations] == []
 
 
 def states(*operations, limit=10_000):
@@ -116,6 +143,12 @@ def test_a_rename_that_was_not_synced_may_be_undone():
 def dropped(history: History, name: str) -> History:
     kept = [done for done in history.operations if done.name != name]
     return History(kept, history.expected)
+
+
+def test_an_archive_whose_name_is_not_made_durable_is_found():
+    history = play(Plan(0, actions=3, commits=0.4, seals=0.2, archives=1.0))
+    kept = [d for d in history.operations if (d.name, d.path) != ("sync_folder", "sealed")]
+    assert judged(History(kept, history.expected), 0, 6).violations
 
 
 @pytest.mark.parametrize("name", ["sync", "sync_folder"])

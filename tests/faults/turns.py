@@ -85,6 +85,10 @@ class Changing(Files):
         self._turns.wait()
         super().remove(path)
 
+    def remove_folder(self, path: str) -> None:
+        self._turns.wait()
+        super().remove_folder(path)
+
     def make_folder(self, path: str) -> None:
         self._turns.wait()
         super().make_folder(path)
