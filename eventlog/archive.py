@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 #: No archive that was made here has a larger footer, in bytes.
 MOST_FOOTER = 32 * 2**20
 #: Of so many archives what the footer says is kept, and of so many which runs they hold.
-_KEPT, _KEPT_NAMES = 16, 4096
+_KEPT, _KEPT_NAMES = 8, 4096
 
 
 @dataclasses.dataclass(frozen=True)

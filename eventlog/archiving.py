@@ -194,7 +194,7 @@ class _Archiving:
             self._leave(name, str(why), wrong=why.wrong)
         except FileNotFoundError:
             self._leave(name, _CHANGES)
-        except EventlogError as error:
+        except (EventlogError, PermissionError) as error:
             self._leave(name, str(error), wrong=True)
         return None
 
@@ -260,10 +260,13 @@ class _Archiving:
             runs = tuple(one.run.id for one in taken)
             self._out += Archived((name,), runs, out.rows, size)
         for one in taken:
-            runfile.add_archive(one.folder, name, self._files)
-            for file in one.files:
-                if self._is_file(file):
-                    self._remove(file.path)
+            try:
+                runfile.add_archive(one.folder, name, self._files)
+                for file in one.files:
+                    if self._is_file(file):
+                        self._remove(file.path)
+            except (EventlogError, PermissionError) as error:  # another user's
+                self._leave(one.run.id, str(error), wrong=True)
             self._tidy(one.folder)
         return rest
 

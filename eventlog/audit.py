@@ -44,7 +44,7 @@ _LOOKED_AT = 4 * 2**20
 class FileReport:
     """One file: its verdict, and the events it holds (`first` to `last`, -1 if none).
 
-    `offset` is where the good bytes of a segment end; `segments` are the numbers of the segments
+    `bytes` is 0 for what lies in an archive; `offset` is where the good bytes of a segment end; `segments` are the numbers of the segments
     that it is, or was made of.
     """
 

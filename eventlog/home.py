@@ -16,6 +16,7 @@ _README = """This folder is an event log of machine-learning runs (eventlog-jour
     <writer>-<n>.arrows                what is being logged: Arrow IPC streams, append-only
     sealed/*.parquet                   the same rows, sealed
     blobs/<sha256>                     tables and large values
+  project=<project>/sealed/*.parquet   archives: what many runs had in their own folders sealed/
 
 Look at it:     eventlog ls <this folder>
 Send it on:     eventlog sync <this folder> --to mlflow
