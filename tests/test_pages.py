@@ -123,7 +123,7 @@ def test_a_dictionary_tells_every_word_of_a_row_group_or_nothing(tmp_path):
 @pytest.mark.parametrize("limit", [1, 2**20])
 def test_a_key_is_found_whether_or_not_a_dictionary_has_it(limit, tmp_path, monkeypatch):
     """Parquet goes on without a dictionary where that has grown too large."""
-    monkeypatch.setitem(sealed._PARQUET, "dictionary_pagesize_limit", limit)
+    monkeypatch.setitem(sealedwriter._PARQUET, "dictionary_pagesize_limit", limit)
     folder = segments(tmp_path, [event(n, {f"k{n}": float(n), "x": 1.0}) for n in range(3000)])
     seal(folder)
     for key, count in (("x", 3000), ("k0", 1), ("k2999", 1), ("nothing", 0)):
