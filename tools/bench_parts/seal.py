@@ -76,7 +76,7 @@ def _write(table: Any, like: str) -> float:
     """Write a table as the file `like` was written; return the CPU seconds."""
     import pyarrow.parquet as pq
 
-    from eventlog.sealed import options
+    from eventlog.sealedwriter import options
 
     begun = time.process_time()
     with pq.ParquetWriter(f"{like}.again", table.schema, **options()) as out:
