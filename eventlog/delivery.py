@@ -86,6 +86,12 @@ class Cursor:
     in cursors of earlier versions: ``effective``, unless they were told another). `restarts` tells,
     by attempt key, at which step it was found to start again, and how, when something was
     delivered on that (`eventlog.views`).
+
+    `superseded` is what was chosen for superseded points that the target holds
+    (`replayers.superseding`), "" for ``append``; `looked` what was known when it was last looked for
+    some; `generation` which run of the target is written to, "" for the first; `replaced` the
+    target's ids and the generations of the ones before, of which the last is `unmarked` until the
+    target says so itself.
     """
 
     run: str
@@ -104,6 +110,11 @@ class Cursor:
     rewound: bool = False
     view: str = ""
     restarts: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    superseded: str = ""
+    looked: str = ""
+    generation: str = ""
+    replaced: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    unmarked: bool = False
 
     def mark(self, writer: str) -> Mark:
         """Return how far a writer is."""

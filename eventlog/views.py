@@ -147,6 +147,14 @@ class Effective:
             return table
         return table.filter(booleans(~mask))
 
+    def rewinds(self) -> dict[str, int]:
+        """Return how often each attempt said that it went back, by attempt key."""
+        told: dict[str, int] = {}
+        for writer, found in self._rewinds.items():
+            key = self._attempt_of.get(writer, "")
+            told[key] = told.get(key, 0) + len(found)
+        return told
+
     def superseded(self, writer: str, table: pa.Table) -> Any:
         """Return a boolean array, True where a row is superseded; None if none can be."""
         import numpy as np

@@ -13,7 +13,13 @@ from replayers.target import RunInfo
 
 
 def run_info(
-    found: Found, known_as: str | None, *, adopt_by_name: bool = False, create: bool = True
+    found: Found,
+    known_as: str | None,
+    *,
+    adopt_by_name: bool = False,
+    create: bool = True,
+    generation: str = "",
+    replaces: str = "",
 ) -> RunInfo:
     """Return what a target is told of a run."""
     parts = headers(found.folder)
@@ -28,6 +34,8 @@ def run_info(
         known_as=known_as,
         adopt_by_name=adopt_by_name,
         create=create,
+        generation=generation,
+        replaces=replaces,
     )
 
 

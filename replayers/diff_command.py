@@ -63,6 +63,9 @@ def diff(
     finally:
         target.close()
     label = f"{target.kind}:{target.address}"
+    if cursor.replaced and not as_json:
+        former = ", ".join(id for id, _generation in cursor.replaced)
+        output.say(output.safe(f"{known_as} replaced {former} ({cursor.superseded})"))
     if as_json:
         output.print_json(report(item, label, known_as, view, found))
     else:
@@ -111,7 +114,8 @@ def _compare(
 ) -> tuple[Difference, str | None]:
     cursor, known = delivery.load()
     try:
-        session: Session = target.open(run_info(item, cursor.known_as, create=False))
+        info = run_info(item, cursor.known_as, create=False, generation=cursor.generation)
+        session: Session = target.open(info)
         known_as: str | None = session.known_as
     except Absent:
         session, known_as = _Nothing(), None

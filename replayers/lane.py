@@ -69,6 +69,8 @@ class Lane:
         self.target = _Shared(make())
         self.pace = pace or Pace()
         self.breaker = Breaker()
+        #: What becomes of superseded points that it holds (`replayers.superseding`).
+        self.superseded = "append"
         #: Why nothing is sent to it any more, and the exit code of that.
         self.given_up: tuple[str, int] | None = None
         self._make = make

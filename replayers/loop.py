@@ -22,7 +22,7 @@ from eventlog.errors import IntegrityError, TemporaryError
 from eventlog.event import NOTE, STATE, digest
 from eventlog.files import Files
 from eventlog.frame import to_events
-from eventlog.glance import Glance, Tally, count, sum_up
+from eventlog.glance import RUNNING, Glance, Tally, count, sum_up
 from eventlog.ledger import DELIVERY, LOSS, MAPPING, QUARANTINE
 from eventlog.mentions import may_mention
 from eventlog.reader import Missing, WriterReader, headers, listing, unreadable
@@ -50,7 +50,19 @@ from replayers.lease import Lost
 from replayers.outcome import DEFAULT_VIEW, Outcome, Progress, Settings, rows_at_once
 from replayers.pace import LONGEST_WISH, Pace, Stopped
 from replayers.positions import Positions
+from replayers.superseding import (
+    APPEND,
+    NEW_RUN,
+    REBUILD,
+    anew,
+    decided,
+    generations,
+    next_generation,
+    refuse_loss,
+    signature,
+)
 from replayers.target import (
+    Absent,
     Change,
     Rejected,
     Retry,
@@ -113,21 +125,33 @@ class Loop:
         for writer, reason in lost.items():
             self.outcome.missing[writer] = [Missing(0, -1, reason)]
         try:
+            self._find_generation()
+            self._supersede(ended=False)
             for writer in self._writers():
                 self._retry(writer)
-            for writer in self._writers():
-                self._writer(writer)
-                if self.outcome.more:
-                    return self.outcome
-            self._settle_view()
+            if not self._send_all():
+                return self.outcome
             seen = sum_up(self.parts, {w: self._tally(w) for w in self.parts}, lost)
+            ended = seen.status != RUNNING and not self.outcome.missing
+            if ended and self._supersede(ended=True) and not self._send_all():
+                return self.outcome
+            self._settle_view()
             if not self.outcome.missing:
+                self._mark_former()
                 if self.cursor.state != _final_state(seen):
                     self._finish(seen)
                 self._rest(seen)
         finally:
             self._count()
         return self.outcome
+
+    def _send_all(self) -> bool:
+        """Send what is new of every writer; return False if the call is to end early."""
+        for writer in self._writers():
+            self._writer(writer)
+            if self.outcome.more:
+                return False
+        return True
 
     def _unreadable(self) -> dict[str, str]:
         known = set(listing(self.folder).writers) <= set(self.parts)
@@ -200,6 +224,97 @@ class Loop:
         self.still_ours()
         self.cursor = dataclasses.replace(cursor, synced=time.time_ns())
         self.delivery.save(self.cursor)
+
+    # ---------------------------------------------------------------- superseded points
+
+    def _find_generation(self) -> None:
+        """Without a cursor: find the newest run of the target that replaced another one."""
+        if self.settings.superseded != NEW_RUN or self.known or self.cursor.superseded:
+            return
+        view = self.view
+        there = []
+        for generation in [*generations(view), ""] if isinstance(view, Effective) else []:
+            info = run_info(self.found, None, create=False, generation=generation)
+            try:
+                session = self._again(functools.partial(self.target.open, info))
+                if getattr(session, "found_by", None) or len(self._again(session.held)):
+                    there.append((session.known_as, generation))
+            except Absent:
+                continue
+        if there and there[0][1]:
+            former = there[1:2]
+            self.cursor = dataclasses.replace(
+                self.cursor,
+                generation=there[0][1],
+                replaced=former,
+                unmarked=bool(former),
+            )
+
+    def _supersede(self, *, ended: bool) -> bool:
+        """Do what was chosen for points that the target holds and that are superseded by now;
+        return whether everything is to be sent again. See `replayers.superseding`.
+        """
+        choice = self.settings.superseded
+        if (self.cursor.superseded or APPEND) != choice:
+            self.delivery.record(NOTE, {"superseded": choice})
+            self._save(dataclasses.replace(self.cursor, superseded=choice))
+        if choice == APPEND or not isinstance(view := self.view, Effective):
+            return False
+        if not any(mark.attempted for mark in self.cursor.writers.values()):
+            return False  # nothing was sent
+        looked = signature(choice, view, ended=ended)
+        if self.cursor.looked == looked or not (ended or decided(view)):
+            return False
+        session, label = self.session(), self.outcome.target
+        compare = functools.partial(Comparer, self.folder, self.target, session, view)
+        held = compare(settings=False).run(details=False).superseded
+        generation = generations(view)[0]
+        if not held or (choice == NEW_RUN and self.cursor.generation == generation):
+            self._save(dataclasses.replace(self.cursor, looked=looked))
+            return False
+        told = {"superseded": choice, "points": held, "known_as": session.known_as}
+        if choice == REBUILD:
+            if self.outcome.missing:
+                return False
+            for writer in self.parts:
+                self.durable.make(writer)  # soon it is the only copy
+            refuse_loss(compare().run(details=False), label)
+            self._start_again(anew(self.cursor, ""), told)
+            self._again(session.discard)  # type: ignore[attr-defined]
+            self._save(dataclasses.replace(self.cursor, looked=looked))
+            self.outcome.notes.append(f"rebuilt: {held} of its points were superseded")
+        else:
+            told["generation"] = generation
+            self._start_again(next_generation(self.cursor, generation, looked), told)
+            self.outcome.notes.append(
+                f"a new run replaces {session.known_as}, of which {held} points were superseded"
+            )
+        return True
+
+    def _start_again(self, cursor: Cursor, told: dict[str, Any]) -> None:
+        """Take a cursor that knows nothing to be held. What was attempted before is asked for."""
+        self.delivery.record(NOTE, told)
+        self.delivery.sync_ledger()
+        self._save(cursor)
+        self.known, self.held, self.tallies = False, Positions(), {}
+        self._session = None
+
+    def _mark_former(self) -> None:
+        """Have the run that is replaced say so, now that the new one is complete."""
+        if not (self.cursor.unmarked and self.cursor.replaced):
+            return
+        known_as, generation = self.cursor.replaced[-1]
+        by = self.session().known_as
+        info = run_info(self.found, known_as or None, create=False, generation=generation)
+        try:
+            former = self._again(lambda: self.target.open(info))
+            self._again(lambda: former.mark_replaced(by))  # type: ignore[attr-defined]
+        except Absent:  # somebody deleted it
+            by = ""
+        self._session = None
+        self.delivery.record(NOTE, {"replaced": known_as, "by": by})
+        self.delivery.sync_ledger()
+        self._save(dataclasses.replace(self.cursor, unmarked=False))
 
     # ---------------------------------------------------------------- one writer
 
@@ -466,7 +581,14 @@ class Loop:
                 )
 
     def _open(self) -> Session:
-        info = run_info(self.found, self.cursor.known_as, adopt_by_name=self.settings.adopt_by_name)
+        former = self.cursor.replaced[-1][0] if self.cursor.replaced else ""
+        info = run_info(
+            self.found,
+            self.cursor.known_as,
+            adopt_by_name=self.settings.adopt_by_name and not self.cursor.generation,
+            generation=self.cursor.generation,
+            replaces=former,
+        )
         target = self.target
         return self._again(lambda: target.open(info))
 

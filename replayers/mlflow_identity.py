@@ -29,13 +29,16 @@ from replayers.target import Absent, Change, Foreign, Retry, RunInfo
 
 KEY = "eventlog.key"
 HELD = "eventlog.held."
+#: On a run that was rebuilt, set before it is deleted: it counts as gone, whoever is killed between.
+DISCARDED = "eventlog.discarded"
 #: MLflow's databases hold a run's name in 250 characters, an experiment's or user's in 256.
 _NAME, _EXPERIMENT = 250, 256
 
 
 def key_of(run: RunInfo) -> str:
     """Return the value of the tag by which a run is searched."""
-    return hashlib.sha256(json.dumps([run.project, run.id]).encode()).hexdigest()
+    parts = [run.project, run.id, *([run.generation] if run.generation else [])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class Identified(NamedTuple):
@@ -54,11 +57,14 @@ def identify(api: Api, run: RunInfo, on: str) -> Identified:
     Foreign, UsageError, Retry, Failure
     """
     key = key_of(run)
-    given = run.elsewhere.get("MLFLOW_RUN_ID")
+    # Whoever named a run named the first one.
+    given = None if run.generation else run.elsewhere.get("MLFLOW_RUN_ID")
     if given:
         return Identified(_given(api, run, given, on), [], "MLFLOW_RUN_ID")
-    here = os.environ.get("MLFLOW_RUN_ID")
+    here = None if run.generation else os.environ.get("MLFLOW_RUN_ID")
     known = api.run(run.known_as) if run.known_as else None
+    if known is not None and DISCARDED in known.tags:
+        known = None
     if known is not None and known.tags.get(KEY) == key:
         return Identified(_same(_active(known, on), here, on), [], "its id")
     experiment = _experiment(api, run, on)
@@ -169,6 +175,10 @@ def _by_tag(api: Api, key: str, experiment: str, on: str) -> tuple[RunView | Non
     if not found:
         others = [id for id in api.experiments() if id != experiment]
         found = api.search(others, where) if others else []
+    for view in found:
+        if DISCARDED in view.tags and view.active:
+            api.delete(view.id)  # who began it was killed
+    found = [view for view in found if DISCARDED not in view.tags]
     live = [view for view in found if view.active]
     if not live:
         return (_active(found[0], on) if found else None), []
@@ -223,7 +233,8 @@ def _create(api: Api, run: RunInfo, experiment: str, on: str) -> tuple[RunView, 
         "mlflow.source.name": "eventlog",
         "mlflow.source.type": "LOCAL",
     }
-    name = _short(clean(run.name or run.id)[0], _NAME)
+    shown = f"{run.name or run.id} ({run.generation})" if run.generation else run.name or run.id
+    name = _short(clean(shown)[0], _NAME)
     start = max(0, run.created // 1_000_000)
     lost: Failure | None = None
     try:
@@ -240,8 +251,30 @@ def _create(api: Api, run: RunInfo, experiment: str, on: str) -> tuple[RunView, 
     raise Retry("the run was created, but MLflow does not find it yet", on=on, after=1.0)
 
 
+def refuse_shared(view: RunView, files: set[str], on: str) -> None:
+    """Refuse to delete a run that is not ours alone.
+
+    Raises
+    ------
+    Foreign
+    """
+    others = [t for t in view.tags if not t.startswith(("eventlog.", "mlflow."))]
+    others += [t for t in view.tags if t.startswith("mlflow.note")]
+    why = f"somebody added {sorted([*others, *files])[0]!r} to it" if others or files else ""
+    if view.tags.get("mlflow.source.name") != "eventlog":
+        why = "no journal made it"
+    if why:
+        raise Foreign(
+            f"the run {view.id} is not rebuilt: {why}; nothing was deleted",
+            on=on,
+            hint="--superseded new-run leaves it as it is",
+        )
+
+
 def _tags(run: RunInfo) -> dict[str, str]:
+    more = {"eventlog.generation": run.generation, "eventlog.replaces": run.replaces}
     return {
+        **{name: text for name, text in more.items() if run.generation and text},
         KEY: key_of(run),
         "eventlog.run": _short(clean(run.id)[0], 1000),
         "eventlog.project": _short(clean(run.project)[0], 1000),

@@ -127,6 +127,30 @@ class MlflowSession:
         except Failure as failure:
             raise error_of(failure, "setting the run's status", self._on) from None
 
+    def mark_replaced(self, by: str) -> None:
+        """Have the run show which one replaces it."""
+        try:
+            self._api.log(self.known_as, (), {}, {"eventlog.replaced-by": by})
+        except Failure as failure:
+            raise error_of(failure, "marking the run as replaced", self._on) from None
+
+    def discard(self) -> None:
+        """Delete the run (it can be restored in MLflow); `open` finds it no more.
+
+        Raises
+        ------
+        Foreign
+            If it is not ours alone.
+        """
+        view = self._delivery.ask()
+        try:
+            files = self._api.files(self.known_as, "") - {"eventlog"}
+            identity.refuse_shared(view, files, self._on)
+            self._api.log(self.known_as, (), {}, {identity.DISCARDED: "rebuilt"})
+            self._api.delete(self.known_as)
+        except Failure as failure:
+            raise error_of(failure, "deleting the run", self._on) from None
+
     def _map(self, batch: pa.Table) -> Mapping:
         return Mapping(batch, tables=self._read_blob is not None)
 

@@ -23,7 +23,8 @@ class Settings:
 
     `retry_quarantined` sends again what the target refused for good; `repair` compares the run
     with the target afterwards, point by point, and sends what is missing. `batch_rows` is None
-    where the target may say how many rows it takes at once.
+    where the target may say how many rows it takes at once. `superseded` is the choice of
+    `replayers.superseding`.
     """
 
     view: str = DEFAULT_VIEW
@@ -33,6 +34,7 @@ class Settings:
     adopt_by_name: bool = False
     retry_quarantined: bool = False
     repair: bool = False
+    superseded: str = "append"
 
 
 def rows_at_once(settings: Settings, target: object) -> int:

@@ -39,6 +39,9 @@ class Plan:
     seconds:
         How long that took per point in earlier deliveries, times the points; None if there were
         none.
+    superseded:
+        The choice for superseded points that the target holds (`replayers.superseding`): whether it
+        holds some is asked when it is synced.
     """
 
     id: str
@@ -51,6 +54,7 @@ class Plan:
     bytes: int = 0
     mappings: dict[str, int] = dataclasses.field(default_factory=dict)
     seconds: float | None = None
+    superseded: str = "append"
 
 
 def plan(found: Found, target: Target, state: str, settings: Settings) -> Plan:
@@ -65,8 +69,10 @@ def plan(found: Found, target: Target, state: str, settings: Settings) -> Plan:
     cursor, known = delivery.load()
     run = found.run
     label = f"{target.kind}:{target.address}"
-    if known and unchanged(found, delivery, settings.view) is not None:
-        return Plan(run.id, run.project, run.name, label, first=False)
+    if known and unchanged(found, delivery, settings) is not None:
+        return Plan(
+            run.id, run.project, run.name, label, first=False, superseded=settings.superseded
+        )
     view = open_view(found.folder, settings.view)
     left_out = _left_out(found, cursor, settings)
     events = new = size = 0
@@ -94,7 +100,17 @@ def plan(found: Found, target: Target, state: str, settings: Settings) -> Plan:
     pace = _pace(delivery)
     seconds = None if pace is None else round(pace * new, 1)
     return Plan(
-        run.id, run.project, run.name, label, not known, events, new, size, dict(rules), seconds
+        run.id,
+        run.project,
+        run.name,
+        label,
+        not known,
+        events,
+        new,
+        size,
+        dict(rules),
+        seconds,
+        settings.superseded,
     )
 
 

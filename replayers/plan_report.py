@@ -30,7 +30,8 @@ def show_plans(
     for lane in lanes:
         for item in found:
             try:
-                plans.append(plan(item, lane.target, state_folder(item.journal, state), settings))
+                told = dataclasses.replace(settings, superseded=lane.superseded)
+                plans.append(plan(item, lane.target, state_folder(item.journal, state), told))
                 codes.append(0)
             except (OSError, EventlogError) as error:
                 output.say(output.safe(f"{item.label} -> {lane.label}: {error}"))
@@ -48,10 +49,21 @@ def show_plans(
             one.points,
             one.bytes,
             "?" if one.seconds is None else one.seconds,
+            one.superseded,
             output.short(", ".join(f"{k} {v}" for k, v in sorted(one.mappings.items())), 80),
         ]
         for one in plans
     ]
-    names = ["ID", "RUN", "TARGET", "EVENTS", "POINTS", "BYTES", "SECONDS", "MAPPINGS"]
+    names = [
+        "ID",
+        "RUN",
+        "TARGET",
+        "EVENTS",
+        "POINTS",
+        "BYTES",
+        "SECONDS",
+        "SUPERSEDED",
+        "MAPPINGS",
+    ]
     output.print_table(names, rows)
     return exit_code(codes)

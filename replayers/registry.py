@@ -66,8 +66,9 @@ def target_of(spec: str, runs: Callable[[], Sequence[Found]], places: Sequence[s
     return make_target(spec, read_blob, places=sorted(places))
 
 
-def rate_of(spec: str, places: list[str]) -> str | None:
-    """Return the ``rate`` that ``eventlog.toml`` gives a target that is named there, if any.
+def told_of(spec: str, places: list[str], setting: str) -> str | None:
+    """Return a setting (``rate``, ``superseded``) that ``eventlog.toml`` gives a target that is
+    named there, if any.
 
     Raises
     ------
@@ -77,7 +78,7 @@ def rate_of(spec: str, places: list[str]) -> str | None:
     if ":" in spec or spec in _kinds():
         return None
     section = _section(spec, places)
-    return str(section["rate"]) if section and "rate" in section else None
+    return str(section[setting]) if section and setting in section else None
 
 
 def _without_secret(text: str) -> str:

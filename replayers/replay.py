@@ -23,6 +23,7 @@ from replayers.lease import Lease
 from replayers.loop import Loop
 from replayers.outcome import BATCH_ROWS, DEFAULT_VIEW, Outcome, Progress, Settings
 from replayers.pace import Pace
+from replayers.superseding import APPEND
 from replayers.target import Target
 
 __all__ = [
@@ -60,7 +61,7 @@ def replay(
     """
     settings = settings or Settings()
     if not (settings.repair or settings.retry_quarantined):
-        quiet = unchanged(found, delivery_of(found, target, state), settings.view)
+        quiet = unchanged(found, delivery_of(found, target, state), settings)
         if quiet is not None:
             return quiet
     with Replayer(
@@ -138,13 +139,14 @@ def delivery_of(found: Found, target: Target, state: str) -> Delivery:
     )
 
 
-def unchanged(found: Found, delivery: Delivery, view: str | None = None) -> Outcome | None:
-    """Return what a sync of a view (None: of the last one's) would find, if the run's files are as
+def unchanged(found: Found, delivery: Delivery, settings: Settings | None = None) -> Outcome | None:
+    """Return what a sync (None: as the last one) would find, if the run's files are as
     the last one left them and nothing was left to be done; None otherwise. It reads folders and the
     cursor, no event.
     """
     cursor, known = delivery.load()
-    if view not in (None, cursor.view or DEFAULT_VIEW):
+    wanted = settings and (settings.view, settings.superseded)
+    if wanted not in (None, (cursor.view or DEFAULT_VIEW, cursor.superseded or APPEND)):
         return None
     if not known or not cursor.footprint or cursor.footprint != footprint(found.folder):
         return None

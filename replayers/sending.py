@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import threading
@@ -13,10 +14,12 @@ from eventlog.delivery import state_folder
 from eventlog.errors import EventlogError, UsageError
 from eventlog.seal import seal
 from replayers.lane import Lane
+from replayers.outcome import DEFAULT_VIEW
 from replayers.pace import Pace, parse_rate
-from replayers.registry import rate_of, target_of
+from replayers.registry import target_of, told_of
 from replayers.replay import Progress, Settings, delivery_of, unchanged
 from replayers.stream import Stream
+from replayers.superseding import APPEND, check_choice
 
 
 def say(text: str) -> None:
@@ -33,6 +36,8 @@ def lanes_to(
     jobs: int,
     rate: str | None = None,
     stay: bool = False,
+    superseded: str | None = None,
+    view: str = DEFAULT_VIEW,
 ) -> list[Lane]:
     """Return a lane for each target that a user named.
 
@@ -46,6 +51,8 @@ def lanes_to(
         Ends every wait.
     rate:
         Rows a second, as a user writes it; over that of ``eventlog.toml``.
+    superseded, view:
+        The choice of `replayers.superseding`, likewise, and the view with which it has to go.
 
     Raises
     ------
@@ -53,10 +60,13 @@ def lanes_to(
     """
     lanes = []
     for spec in specs:
-        told = rate or rate_of(spec, sorted(places))
+        told = rate or told_of(spec, sorted(places), "rate")
         pace = Pace(parse_rate(told) if told else None, stop=stop)
         make = functools.partial(target_of, spec, runs, places)
-        lanes.append(Lane(make, jobs=jobs, stay=stay, pace=pace, tell=say))
+        lane = Lane(make, jobs=jobs, stay=stay, pace=pace, tell=say)
+        lane.superseded = superseded or told_of(spec, sorted(places), "superseded") or APPEND
+        check_choice(lane.superseded, lane.target, lane.label, view)
+        lanes.append(lane)
     return lanes
 
 
@@ -68,6 +78,7 @@ def stream_of(
     progress: Progress = lambda settled, events: None,
 ) -> Stream:
     """Return a run on its way into a lane's target."""
+    settings = dataclasses.replace(settings, superseded=lane.superseded)
     return Stream(found, state_folder(found.journal, state), settings, lane.pace, progress)
 
 

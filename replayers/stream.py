@@ -132,7 +132,7 @@ class Stream:
         if self.open or self.settings.repair or self.settings.retry_quarantined:
             return None
         delivery = delivery_of(self.found, target, self.state)
-        return unchanged(self.found, delivery, self.settings.view)
+        return unchanged(self.found, delivery, self.settings)
 
     def _opened(self, target: Target) -> Replayer:
         if self._replayer is not None and self._target is not target:

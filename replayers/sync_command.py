@@ -18,6 +18,7 @@ from replayers.plan_report import show_plans
 from replayers.replay import BATCH_ROWS, Settings
 from replayers.sending import check_elsewhere, lanes_to, seal_quietly, stream_of
 from replayers.stream import Stream
+from replayers.superseding import CHOICES
 from replayers.sync_report import exit_code, print_reports, report_of
 from replayers.watch import Watch, display
 
@@ -45,6 +46,12 @@ TRIES_LIVE = 2
     default="effective",
     show_default=True,
     help="What is sent: all events, or the history.",
+)
+@click.option(
+    "--superseded",
+    type=click.Choice(CHOICES),
+    help="What becomes of superseded points that a target holds. [default: append, or "
+    "what eventlog.toml says]",
 )
 @click.option(
     "--batch",
@@ -116,6 +123,7 @@ def sync(
     patterns: tuple[str, ...],
     state: str | None,
     view: str,
+    superseded: str | None,
     batch: int | None,
     adopt_by_name: bool,
     jobs: int | None,
@@ -148,7 +156,15 @@ def sync(
     if watch:
         changes = Changes(paths, patterns)
         lanes = lanes_to(
-            specs, changes.runs, changes.paths, stop, jobs=jobs or JOBS_LIVE, rate=rate, stay=True
+            specs,
+            changes.runs,
+            changes.paths,
+            stop,
+            jobs=jobs or JOBS_LIVE,
+            rate=rate,
+            stay=True,
+            superseded=superseded,
+            view=view,
         )
         with display(as_json=as_json) as show:
             following = Watch(
@@ -171,7 +187,16 @@ def sync(
             raise UsageError(f"no run is called {names}", hint="eventlog ls")
         check_elsewhere(found)
         places = sorted({item.journal for item in found})
-        lanes = lanes_to(specs, lambda: found, places, stop, jobs=jobs or JOBS, rate=rate)
+        lanes = lanes_to(
+            specs,
+            lambda: found,
+            places,
+            stop,
+            jobs=jobs or JOBS,
+            rate=rate,
+            superseded=superseded,
+            view=view,
+        )
         report_unreadable(bad)
         if dry_run:
             return show_plans(found, lanes, bad, state, settings, as_json=as_json)

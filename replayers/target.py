@@ -70,6 +70,9 @@ class RunInfo:
     create:
         Make the run if the target has none; otherwise `Absent` is raised (or the session holds
         nothing), and nothing is written.
+    generation, replaces:
+        Beside the id what tells this run from the runs that it replaces (`replayers.superseding`),
+        "" for the first; the target's own id of the one it replaces, to be shown.
     """
 
     id: str
@@ -81,6 +84,8 @@ class RunInfo:
     known_as: str | None = None
     adopt_by_name: bool = False
     create: bool = True
+    generation: str = ""
+    replaces: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +195,11 @@ class Target(Protocol):
     rules: str
     #: Whether equal points of the image become one point in the target (MLflow's SQL store).
     folds: bool
+    # A target may have `superseded`, those of `replayers.superseding.CHOICES` that it can do. For
+    # ``new-run`` it tells runs of one id apart by their generation, and its sessions have
+    # `mark_replaced(by: str)`, which has the run show what replaces it. For ``rebuild`` its sessions
+    # have `discard()`: delete what we made of this run, so that `open` finds none; refuse (Foreign)
+    # where somebody else has added to it. Both are idempotent and safe to be killed in.
     # A target may have `shares_tags = True`: people add tags of their own to its runs, and the
     # read-back shows them. Elsewhere a tag that was not sent has no explanation.
     # A target may have `one_run = True`: one object of it can have one run open at a time. A sync

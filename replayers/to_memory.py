@@ -9,14 +9,15 @@ writer, by time between writers. It does not hold other kinds.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from eventlog.event import CONFIG, METRIC, SUMMARY, SYSTEM, TAG
 from replayers.batches import newest, of_kinds
 from replayers.multiset import Counted, hashes
 from replayers.positions import Positions
-from replayers.target import Change, Foreign, RunInfo, RunState, image_schema, writer_of
+from replayers.superseding import APPEND, NEW_RUN, REBUILD
+from replayers.target import Absent, Change, Foreign, RunInfo, RunState, image_schema, writer_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,6 +53,7 @@ class StoredRun:
     settings: dict[tuple[str, str], Setting] = dataclasses.field(default_factory=dict)
     held: Positions = dataclasses.field(default_factory=Positions)
     state: RunState | None = None
+    replaced_by: str = ""
     sends: int = 0
 
 
@@ -62,16 +64,20 @@ class MemoryTarget:
     rules = "memory-1"
     folds = False
     batch_rows = 2**20
+    superseded = frozenset((APPEND, NEW_RUN, REBUILD))
 
     def __init__(self, address: str = "here") -> None:
         self.address = address
         self.runs: dict[str, StoredRun] = {}
 
     def open(self, run: RunInfo) -> MemorySession:
-        there = self.runs.setdefault(run.id, StoredRun(run))
+        name = f"{run.id}#{run.generation}" if run.generation else run.id
+        if name not in self.runs and not run.create:
+            raise Absent("there is no such run", on=name)
+        there = self.runs.setdefault(name, StoredRun(run))
         if (there.info.project, there.info.name) != (run.project, run.name):
             raise Foreign(f"run {run.id} belongs to {there.info.project}/{there.info.name}")
-        return MemorySession(there)
+        return MemorySession(there, lambda: self.runs.pop(name, None), name)
 
     def image(self, batch: pa.Table) -> pa.Table:
         return _image(of_kinds(batch, (*POINTS, *SETTINGS))).drop_columns(["seq"])
@@ -83,9 +89,13 @@ class MemoryTarget:
 class MemorySession:
     """A session of the model."""
 
-    def __init__(self, stored: StoredRun) -> None:
+    def __init__(self, stored: StoredRun, discard: Callable[[], object], name: str) -> None:
         self._stored = stored
-        self.known_as = f"memory-{stored.info.id}"
+        self.discard = discard
+        self.known_as = f"memory-{name}"
+
+    def mark_replaced(self, by: str) -> None:
+        self._stored.replaced_by = by
 
     def held(self) -> Positions:
         return self._stored.held

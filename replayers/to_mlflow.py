@@ -28,6 +28,7 @@ from replayers.mlflow_image import OMITS, changes, image
 from replayers.mlflow_map import RULES
 from replayers.mlflow_session import MlflowSession, ReadBlob
 from replayers.mlflow_sql import SqlApi
+from replayers.superseding import APPEND, NEW_RUN, REBUILD
 from replayers.target import Change, RunInfo
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class MlflowTarget:
     rules = RULES
     folds = True
     omits = OMITS
+    superseded = frozenset((APPEND, NEW_RUN, REBUILD))
 
     def __init__(self, uri: str, read_blob: ReadBlob | None = None) -> None:
         self._uri = checked(uri)

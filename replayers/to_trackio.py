@@ -72,6 +72,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventlog.errors import UsageError
+from replayers.superseding import APPEND, NEW_RUN
 from replayers.target import Change, RunInfo
 from replayers.trackio_http import HttpStore
 from replayers.trackio_local import LocalStore
@@ -107,6 +108,7 @@ class TrackioTarget:
     kind = "trackio"
     rules = RULES
     folds = False
+    superseded = frozenset((APPEND, NEW_RUN))
 
     def __init__(
         self, address: str, *, read_blob: ReadBlob | None = None, patience: float = 5.0

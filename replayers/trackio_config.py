@@ -74,9 +74,19 @@ def with_state(stored: Config | None, run: RunInfo, state: dict[str, Any]) -> Co
     return config
 
 
+def with_successor(stored: Config | None, run: RunInfo, by: str) -> Config:
+    """Return the stored config with the id of the run that replaces this one."""
+    config: Config = {"_Created": iso_time(run.created), **(stored or {})}
+    own = {"rules": RULES, "run": identity(run), **_dict(config.get("_eventlog"))}
+    config["_eventlog"] = own | {"replaced_by": by}
+    return config
+
+
 def identity(run: RunInfo) -> dict[str, str]:
     """Return what names a run in its config."""
     shown = {"id": run.id, "project": run.project, "name": run.name, "owner": run.owner}
+    if run.generation:
+        shown |= {"generation": run.generation, "replaces": run.replaces}
     return {key: clean_text(value) for key, value in shown.items() if value}
 
 

@@ -51,14 +51,16 @@ def project_name(run: RunInfo) -> str:
 
 def run_id(run: RunInfo) -> str:
     """Return the run's id in Trackio: its own where that is short, lower-case and plain."""
-    if _RUN_ID.fullmatch(run.id) and not _HASHED.fullmatch(run.id):
-        return run.id
-    return "sha-" + hashlib.sha256(run.id.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+    name = f"{run.id}.{run.generation}" if run.generation else run.id
+    if _RUN_ID.fullmatch(name) and not _HASHED.fullmatch(name):
+        return name
+    return "sha-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
 
 def run_name(run: RunInfo) -> str:
     """Return the run's display name (Trackio trims it and wants one)."""
-    return clean_text(run.name).strip() or run_id(run)
+    name = clean_text(run.name).strip() or run_id(run)
+    return f"{name} ({run.generation})" if run.generation else name
 
 
 def metric_key(key: str) -> str:

@@ -22,6 +22,7 @@ from replayers.trackio_config import (
     identity,
     known_identity,
     with_state,
+    with_successor,
 )
 from replayers.trackio_map import (
     Cells,
@@ -112,7 +113,7 @@ class TrackioSession:
         config, _ = self._stored()
         known = known_identity(config)
         wanted = identity(self.run)
-        for part in ("id", "project", "owner"):
+        for part in ("id", "project", "owner", "generation"):
             if known.get(part, wanted.get(part)) != wanted.get(part, known.get(part)):
                 raise self._foreign(f"its {part} there is {known.get(part)!r}")
         low, high = self._span()
@@ -307,6 +308,13 @@ class TrackioSession:
         """Write how the run stands into ``_eventlog.state`` of its config, if it is not there."""
         stored, name = self._stored()
         config = with_state(stored, self.run, dataclasses.asdict(state))
+        if config != stored:
+            self._store.write(self.project, name, self.known_as, [], dumps(config))
+
+    def mark_replaced(self, by: str) -> None:
+        """Have the run's config say which one replaces it."""
+        stored, name = self._stored()
+        config = with_successor(stored, self.run, by)
         if config != stored:
             self._store.write(self.project, name, self.known_as, [], dumps(config))
 

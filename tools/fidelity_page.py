@@ -25,8 +25,11 @@ versioned rules, one table a backend below; the ledger of a sync records each ru
 by key, range and count (`replayers.target.Change`), and `replayers.compare` holds the journal's
 image under these rules against what the backend reads back, bit by bit.
 
-A run's superseded points that a target held before they were superseded stay there (append); the
-comparison counts them apart. This page is made of the docstrings named below.
+A run's superseded points that a target held before they were superseded stay there, unless
+`--superseded new-run` or `rebuild` was chosen ([OPERATIONS.md](OPERATIONS.md)); the comparison
+counts them apart (`superseded`), and so those that were superseded before they were sent
+(`never-sent`). Points that a rule leaves out, and equal points that MLflow folds into one, are
+`missing` with that rule as the cause: explained, and no failure. This page is made of the docstrings named below.
 """
 
 
