@@ -12,6 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+#: How long an example takes is the machine's affair.
+settings.register_profile("eventlog", deadline=None)
+settings.load_profile("eventlog")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

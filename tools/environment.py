@@ -38,7 +38,9 @@ def enter(script: str, arguments: list[str]) -> None:
     with _alone():
         if _stamp() != _wanted():
             _make(python)
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "PYTHONPATH")}
+    # Hundreds of processes start in a test run: each would compile everything anew without its cache.
+    left_out = ("PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+    environment = {k: v for k, v in os.environ.items() if k not in left_out}
     environment["VIRTUAL_ENV"] = str(FOLDER)
     environment["PATH"] = f"{FOLDER / 'bin'}{os.pathsep}{environment.get('PATH', os.defpath)}"
     os.execve(python, [str(python), script, *arguments], environment)

@@ -20,7 +20,7 @@ from tests.faults import hostile
 from tests.helpers import header, put, run_in, segment_bytes, series
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Inputs of a surface in every test run, as many as fit into about a second.
+#: Inputs of a surface with --long, as many as fit into about a second; half of them without.
 COUNTS = {
     "run": 40,
     "sealing": 25,
@@ -34,8 +34,8 @@ IN_BOUNDS = "import sys\nfrom tests.faults import hostile\nhostile.slice_of({!r}
 
 
 @pytest.mark.parametrize("name", hostile.SURFACES)
-def test_changed_bytes_with_good_checksums_are_read_or_refused_in_bounded_memory(name):
-    program = IN_BOUNDS.format(name, COUNTS.get(name, 3000))
+def test_changed_bytes_with_good_checksums_are_read_or_refused_in_bounded_memory(name, repeats):
+    program = IN_BOUNDS.format(name, COUNTS.get(name, 3000) // repeats(2, 1))
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )

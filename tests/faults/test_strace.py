@@ -120,7 +120,9 @@ def test_a_kill_at_any_write_loses_nothing_that_was_acknowledged(tmp_path):
     assert ends == {False, True}
 
 
-@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EIO"])
+@pytest.mark.parametrize(
+    "error", ["ENOSPC", *(pytest.param(e, marks=pytest.mark.long) for e in ("EDQUOT", "EIO"))]
+)
 def test_a_disk_that_fails_from_any_write_on_loses_nothing_that_was_acknowledged(error, tmp_path):
     told = logged(tmp_path, f"error={error}:when=20+", cases=20, most=20, call="write")
     for case, one in told.items():
@@ -138,8 +140,15 @@ def test_a_write_that_fails_once_at_any_index_loses_nothing(tmp_path):
         assert one["durable"] == EVENTS, case
 
 
-@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
-@pytest.mark.parametrize("when", ["12", "12+"])
+@pytest.mark.parametrize(
+    ("when", "call"),
+    [
+        ("12", "fsync"),
+        ("12+", "fdatasync"),
+        pytest.param("12", "fdatasync", marks=pytest.mark.long),
+        pytest.param("12+", "fsync", marks=pytest.mark.long),
+    ],
+)
 def test_a_sync_that_fails_at_any_index_loses_nothing(call, when, tmp_path):
     told = logged(tmp_path, f"error=EIO:when={when}", cases=12, most=12, call=call)
     for case, one in told.items():
