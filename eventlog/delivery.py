@@ -148,6 +148,9 @@ def _with(known: dict[str, list[int]], writer: str, seqs: list[int]) -> dict[str
     return {w: s for w, s in {**known, writer: seqs}.items() if s}
 
 
+_OF_CURSOR, _OF_MARK = (frozenset(f.name for f in dataclasses.fields(t)) for t in (Cursor, Mark))
+
+
 def state_folder(journal: str, given: str | None = None) -> str:
     """Return the folder of the replay side's state: given, ``EVENTLOG_STATE``, ``_replay`` in the
     journal where that can be written, else a folder of this user for this journal.
@@ -294,11 +297,9 @@ def parse_cursor(content: bytes) -> Cursor:
             raise FormatError("a cursor's checksum does not hold")
         fields = json.loads(text)
         check_format(str(fields.pop("format")))
-        known = {field.name for field in dataclasses.fields(Cursor)}
-        fields = {key: value for key, value in fields.items() if key in known}
-        names = {field.name for field in dataclasses.fields(Mark)}
+        fields = {key: value for key, value in fields.items() if key in _OF_CURSOR}
         fields["writers"] = {
-            writer: Mark(**{k: v for k, v in mark.items() if k in names})
+            writer: Mark(**{k: v for k, v in mark.items() if k in _OF_MARK})
             for writer, mark in fields["writers"].items()
         }
         return Cursor(**fields)

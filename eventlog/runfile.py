@@ -72,7 +72,7 @@ def read_all(folder: str, store: Store = LOCAL) -> tuple[RunFile, tuple[str, ...
         raise UsageError(f"a run cannot be read ({error.strerror})", on=path) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"this run.json is damaged or none of ours ({error})", on=path) from error
-    if not all(isinstance(text, str) and text for text in dataclasses.astuple(run)):
+    if not all(isinstance(text, str) and text for text in (run.id, run.project, run.name)):
         raise FormatError("this run.json has an id, project or name that is no text", on=path)
     if not all(map(is_archive, archives)):
         raise FormatError("this run.json names an archive that cannot be one", on=path)

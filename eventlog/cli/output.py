@@ -119,6 +119,8 @@ def _cut(text: str, width: int) -> str:
 
 def safe(text: str) -> str:
     """Return `text` with control characters escaped: names come from other people's journals."""
+    if text.isprintable():  # nearly all is, and tables have thousands of lines
+        return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
