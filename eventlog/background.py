@@ -6,6 +6,7 @@ go, and the thread with it.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from typing import Protocol
@@ -26,6 +27,33 @@ class Owner(Protocol):
         """Return whether something waits for another try."""
 
 
+class Bell:
+    """Rung once, it lets one wait go; rung again before that, it stays one.
+
+    `threading.Event` would do, but for a lock of its own that stays taken for ever if memory ends
+    in the middle of its methods: whoever logs next would wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    @property
+    def rung(self) -> bool:
+        """Whether a wait would be let go at once."""
+        return not self._lock.locked()
+
+    def ring(self) -> None:
+        """Let one wait go."""
+        if self._lock.locked():
+            with contextlib.suppress(RuntimeError):  # another thread was quicker
+                self._lock.release()
+
+    def wait(self, seconds: float = -1) -> bool:
+        """Wait until it is rung, for ever without `seconds`; return whether it was."""
+        return self._lock.acquire(timeout=seconds)
+
+
 class Background:
     """The committing thread of one owner; it begins with the first `arm`."""
 
@@ -33,9 +61,9 @@ class Background:
         self._owner = weakref.ref(owner)
         self._name = name
         self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
-        self._hurry = threading.Event()
-        weakref.finalize(owner, self._wake.set).atexit = False
+        self._wake = Bell()
+        self._hurry = Bell()
+        weakref.finalize(owner, self._wake.ring).atexit = False
 
     def arm(self) -> None:
         """Have the owner committed after a while."""
@@ -51,16 +79,16 @@ class Background:
             except RuntimeError:  # the interpreter is ending: closing will commit
                 self._thread = None
                 return
-        self._wake.set()
+        self._wake.ring()
 
     def hurry(self) -> None:
         """Have the owner committed at once."""
-        if not self._hurry.is_set():
-            self._hurry.set()
+        if not self._hurry.rung:
+            self._hurry.ring()
 
     def stop(self) -> None:
         """Have the thread look whether its owner still wants it."""
-        self._wake.set()
+        self._wake.ring()
 
     @property
     def thread(self) -> threading.Thread | None:
@@ -68,28 +96,32 @@ class Background:
         return self._thread
 
 
-def _loop(reference: weakref.ref[Owner], wake: threading.Event, hurry: threading.Event) -> None:
-    while True:
-        wake.wait()
-        wake.clear()
-        seconds = _due(reference)
-        if seconds is None:
-            return
-        hurry.wait(seconds)
-        hurry.clear()
-        owner = reference()
-        if owner is None or owner.due() is None:
-            return
-        again = False
+def _loop(reference: weakref.ref[Owner], wake: Bell, hurry: Bell) -> None:
+    wanted = True
+    while wanted:
         try:
-            owner.commit()
-        except JournalError:
-            pass
+            wanted = _turn(reference, wake, hurry)
         except MemoryError:  # there may be some in a while
-            again = True
-        if again or owner.waits():
-            wake.set()
-        del owner
+            wake.ring()
+
+
+def _turn(reference: weakref.ref[Owner], wake: Bell, hurry: Bell) -> bool:
+    """Wait until there is something, and a while longer, and commit it; return whether there may
+    be more.
+    """
+    wake.wait()
+    seconds = _due(reference)
+    if seconds is None:
+        return False
+    hurry.wait(seconds)
+    owner = reference()
+    if owner is None or owner.due() is None:
+        return False
+    with contextlib.suppress(JournalError):
+        owner.commit()
+    if owner.waits():
+        wake.ring()
+    return True
 
 
 def _due(reference: weakref.ref[Owner]) -> float | None:
