@@ -50,7 +50,8 @@ class Changes:
     paths, patterns:
         As `eventlog.catalog.find_all` takes them. A path that is not there yet is waited for.
     belongs:
-        Whether a run is one of those that are meant; asked until it says so.
+        Whether a run is one of those that are meant; asked until it says so. A run of which it
+        raises `EventlogError` cannot be read.
     """
 
     def __init__(
@@ -117,9 +118,11 @@ class Changes:
             if stamp != before:
                 self._places[place] = (stamp, now)
             moved = moved or stamp != before or now - since < COARSE
-        if moved or self._others or now - self._found >= ANYWAY:
+        if moved or now - self._found >= ANYWAY:
             self._found = now
             self._list()
+        else:
+            self._ask(list(self._others.values()))
 
     def _list(self) -> None:
         found: list[Found] = []
@@ -135,13 +138,19 @@ class Changes:
             found += here
             self.unreadable |= {item.folder: item for item in bad}
             self._note_projects(path)
+        self._ask([item for item in found if item.folder not in self._looks])
+
+    def _ask(self, found: Sequence[Found]) -> None:
+        """Ask of runs that are not followed whether they are meant by now."""
         for item in found:
-            if item.folder in self._looks:
-                continue
-            if self._belongs(item):
-                self._looks[item.folder] = _Look(item)
-            else:
-                self._others[item.folder] = item
+            self._others[item.folder] = item
+            self.unreadable.pop(item.folder, None)
+            try:
+                if self._belongs(item):
+                    del self._others[item.folder]
+                    self._looks[item.folder] = _Look(item)
+            except EventlogError as error:
+                self.unreadable[item.folder] = Unreadable(item.folder, error)
 
     def _note_projects(self, path: str) -> None:
         for name in LOCAL.names(path):

@@ -9,26 +9,28 @@ from typing import Any
 
 import click
 
-from eventlog.catalog import Found, Unreadable, find_all, resolve
+from eventlog.catalog import Found, Unreadable, resolve
 from eventlog.cli import output
 from eventlog.cli.commands import report_unreadable
+from eventlog.cli.selecting import selecting
 from eventlog.delivery import Delivery, state_folder
 from eventlog.errors import EventlogError, IntegrityError, UsageError, worst
 from eventlog.ledger import DELIVERY, MAPPING, QUARANTINE
+from eventlog.selection import Selection, find_selected
 from replayers.prometheus import exposition
 from replayers.standing import Standing, cursors_of, standings
 
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH|RUN]...")
-@click.option("--run", "patterns", multiple=True, metavar="GLOB", help="Only these runs.")
+@selecting
 @click.option("--state", metavar="FOLDER", help="Where cursors and ledgers are kept.")
 @click.option("--ledger", "with_ledger", is_flag=True, help="Every delivery, mapping, quarantine.")
 @click.option("--prometheus", is_flag=True, help="Print the text format of Prometheus.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def status(
     paths: tuple[str, ...],
-    patterns: tuple[str, ...],
+    chosen: Selection,
     state: str | None,
     with_ledger: bool,
     prometheus: bool,
@@ -37,7 +39,7 @@ def status(
     """Show how far each target is with each run. No network."""
     if prometheus and (as_json or with_ledger):
         raise UsageError("--prometheus goes with neither --json nor --ledger")
-    found, bad = selected(paths, patterns)
+    found, bad = selected(paths, chosen)
     if with_ledger:
         return _ledger(found, bad, state, as_json=as_json)
     known = cursors_of(found, state)
@@ -62,12 +64,12 @@ def status(
     return worst(codes)
 
 
-def selected(paths: Sequence[str], patterns: Sequence[str]) -> tuple[list[Found], list[Unreadable]]:
+def selected(paths: Sequence[str], chosen: Selection) -> tuple[list[Found], list[Unreadable]]:
     """Return the runs of paths, and those that are meant by name or by the start of their id."""
     named = [text for text in paths if not os.path.exists(text) and os.sep not in text.rstrip("/")]
     named += [t for t in paths if t not in named and not os.path.exists(t) and t.count("/") == 1]
     folders = [resolve(text).folder for text in named]
-    return find_all([*(path for path in paths if path not in named), *folders], patterns)
+    return find_selected([*(path for path in paths if path not in named), *folders], chosen)
 
 
 def _print(found: list[Standing]) -> None:

@@ -10,13 +10,15 @@ import click
 from eventlog.catalog import Found, find_all
 from eventlog.cli import output
 from eventlog.cli.commands import report_unreadable
+from eventlog.cli.selecting import selecting
 from eventlog.errors import UsageError
+from eventlog.selection import Asker, Selection, find_selected
 from replayers.changes import Changes
 from replayers.lane import Lane, work
 from replayers.outcome import TRIES
 from replayers.plan_report import show_plans
 from replayers.replay import BATCH_ROWS, Settings
-from replayers.sending import check_elsewhere, lanes_to, seal_quietly, stream_of
+from replayers.sending import check_elsewhere, lanes_to, say, seal_quietly, stream_of
 from replayers.stream import Stream
 from replayers.superseding import CHOICES
 from replayers.sync_report import exit_code, print_reports, report_of
@@ -38,7 +40,7 @@ TRIES_LIVE = 2
     metavar="TARGET",
     help="mlflow, trackio, wandb, or an address such as mlflow:sqlite:///m.db. May be repeated.",
 )
-@click.option("--run", "patterns", multiple=True, metavar="GLOB", help="Only these runs.")
+@selecting
 @click.option("--state", metavar="FOLDER", help="Where cursors and ledgers are kept.")
 @click.option(
     "--view",
@@ -120,7 +122,7 @@ TRIES_LIVE = 2
 def sync(
     paths: tuple[str, ...],
     specs: tuple[str, ...],
-    patterns: tuple[str, ...],
+    chosen: Selection,
     state: str | None,
     view: str,
     superseded: str | None,
@@ -154,7 +156,7 @@ def sync(
     )
     stop = threading.Event()
     if watch:
-        changes = Changes(paths, patterns)
+        changes = Changes(paths, chosen.patterns, belongs=Asker(chosen))
         lanes = lanes_to(
             specs,
             changes.runs,
@@ -181,10 +183,9 @@ def sync(
             work(lanes, stop, following.tick)
         bad = list(changes.unreadable.values())
     else:
-        found, bad = find_all(paths, patterns)
-        if patterns and not found and not bad:
-            names = " or ".join(map(repr, patterns))
-            raise UsageError(f"no run is called {names}", hint="eventlog ls")
+        found, bad = find_selected(paths, chosen)
+        if not found and not bad:
+            _say_none(paths, chosen)
         check_elsewhere(found)
         places = sorted({item.journal for item in found})
         lanes = lanes_to(
@@ -216,6 +217,17 @@ def sync(
         print_reports(reports, as_json=as_json)
     codes = [item.error.exit_code for item in bad]
     return exit_code([*codes, *(report["exit_code"] for report in reports)])
+
+
+def _say_none(paths: tuple[str, ...], chosen: Selection) -> None:
+    """Say that no run is selected: a name that no run has is a mistake, a quiet day is none."""
+    known, _bad = find_all(paths, chosen.patterns) if chosen.reads else ([], [])
+    if chosen.patterns and not known:
+        names = " or ".join(map(repr, chosen.patterns))
+        raise UsageError(f"no run is called {names}", hint="eventlog ls")
+    if known:
+        many = output.many(len(known), "run")
+        say(f"nothing is selected: --tag, --since and --until leave out all of {many}")
 
 
 def _send(

@@ -10,8 +10,9 @@ import click
 
 from eventlog import audit
 from eventlog.attempts import attempts
-from eventlog.catalog import Found, Unreadable, find_all, resolve
+from eventlog.catalog import Found, Unreadable, resolve
 from eventlog.cli import output
+from eventlog.cli.selecting import selecting
 from eventlog.columns import is_word, numbers
 from eventlog.delivery import deliveries_of, state_folder
 from eventlog.errors import EventlogError, IntegrityError, worst
@@ -21,6 +22,7 @@ from eventlog.glance import Glance, glance
 from eventlog.reader import WriterReader, headers
 from eventlog.restored import contradictions
 from eventlog.seal import seal as seal_run
+from eventlog.selection import Selection, find_selected
 from eventlog.value import Stored
 from eventlog.views import NAMES, Effective, open_view
 
@@ -28,23 +30,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-run_option = click.option(
-    "--run",
-    "patterns",
-    multiple=True,
-    metavar="GLOB",
-    help="Only runs of this id, name or project/name.",
-)
 paths_argument = click.argument("paths", nargs=-1, metavar="[PATH]...")
 
 
 @click.command()
 @paths_argument
-@run_option
+@selecting
 @json_option
-def ls(paths: tuple[str, ...], patterns: tuple[str, ...], as_json: bool) -> int:
+def ls(paths: tuple[str, ...], chosen: Selection, as_json: bool) -> int:
     """List the runs of journals (by default ./eventlog-data or EVENTLOG_DIR)."""
-    found, bad = find_all(paths, patterns)
+    found, bad = find_selected(paths, chosen)
     seen, failed = look_at(found)
     if as_json:
         output.print_json([_summary(item, look) for item, look in seen])
@@ -264,16 +259,16 @@ def _value(row: Row) -> Any:
 
 @click.command()
 @paths_argument
-@run_option
+@selecting
 @click.option(
     "--abandoned",
     is_flag=True,
     help="Also seal what no process writes to any more, on any machine: you know, we cannot see it.",
 )
 @json_option
-def seal(paths: tuple[str, ...], patterns: tuple[str, ...], abandoned: bool, as_json: bool) -> int:
+def seal(paths: tuple[str, ...], chosen: Selection, abandoned: bool, as_json: bool) -> int:
     """Turn closed segments into Parquet: the same rows, a tenth of the size."""
-    found, bad = find_all(paths, patterns)
+    found, bad = find_selected(paths, chosen)
     out = []
     failed: list[int] = []
     with output.progress("sealing", quiet=as_json) as bar:
@@ -299,7 +294,7 @@ def seal(paths: tuple[str, ...], patterns: tuple[str, ...], abandoned: bool, as_
 
 @click.command()
 @paths_argument
-@run_option
+@selecting
 @click.option(
     "--require",
     type=click.Choice(["complete"]),
@@ -309,7 +304,7 @@ def seal(paths: tuple[str, ...], patterns: tuple[str, ...], abandoned: bool, as_
 @json_option
 def verify(
     paths: tuple[str, ...],
-    patterns: tuple[str, ...],
+    chosen: Selection,
     require: str | None,
     state: str | None,
     as_json: bool,
@@ -320,7 +315,7 @@ def verify(
     older journal than was delivered, or a changed one). No failures: ok, torn (the end of it was
     never acknowledged), salvaged (what is missing is recorded as lost), a run that has not ended.
     """
-    found, bad = find_all(paths, patterns)
+    found, bad = find_selected(paths, chosen)
     reports = []
     failed: list[int] = []
     with output.progress("verifying", quiet=as_json) as bar:

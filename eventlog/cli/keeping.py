@@ -9,9 +9,10 @@ import os
 import click
 
 from eventlog.archiving import UNCHANGED_SECONDS, archive
-from eventlog.catalog import Found, find, find_all, resolve
+from eventlog.catalog import Found, find, resolve
 from eventlog.cli import output
-from eventlog.cli.commands import codes, json_option, paths_argument, report_unreadable, run_option
+from eventlog.cli.commands import codes, json_option, paths_argument, report_unreadable
+from eventlog.cli.selecting import selecting
 from eventlog.compact import compact as compact_run
 from eventlog.errors import EventlogError, UsageError, worst
 from eventlog.files import LOCAL
@@ -19,6 +20,7 @@ from eventlog.home import prepare
 from eventlog.layout import run_folder
 from eventlog.salvage import Salvaged, identify
 from eventlog.salvage import salvage as salvage_run
+from eventlog.selection import Selection, find_selected
 
 #: Marks a journal that salvages may write to.
 SALVAGE_FILE = "salvage.json"
@@ -26,7 +28,7 @@ SALVAGE_FILE = "salvage.json"
 
 @click.command()
 @paths_argument
-@run_option
+@selecting
 @click.option(
     "--runs",
     is_flag=True,
@@ -42,7 +44,7 @@ SALVAGE_FILE = "salvage.json"
 @json_option
 def compact(
     paths: tuple[str, ...],
-    patterns: tuple[str, ...],
+    chosen: Selection,
     runs: bool,
     unchanged: float | None,
     dry_run: bool,
@@ -56,10 +58,10 @@ def compact(
     Exit 4 if a file was left alone because something is wrong with it: see `eventlog verify`.
     """
     if runs:
-        return _archive(paths, patterns, unchanged, dry_run=dry_run, as_json=as_json)
+        return _archive(paths, chosen, unchanged, dry_run=dry_run, as_json=as_json)
     if dry_run or unchanged is not None:
         raise UsageError("--unchanged and --dry-run are for --runs")
-    found, bad = find_all(paths, patterns)
+    found, bad = find_selected(paths, chosen)
     out = []
     failed: list[int] = []
     with output.progress("compacting", quiet=as_json) as bar:
@@ -88,13 +90,13 @@ def compact(
 
 def _archive(
     paths: tuple[str, ...],
-    patterns: tuple[str, ...],
+    chosen: Selection,
     unchanged: float | None,
     *,
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    found, bad = find_all(paths, patterns)
+    found, bad = find_selected(paths, chosen)
     projects: dict[str, list[Found]] = {}
     for item in found:
         projects.setdefault(os.path.dirname(item.folder), []).append(item)
