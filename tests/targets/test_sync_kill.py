@@ -221,6 +221,7 @@ def test_sync_into_an_mlflow_database_killed_again_and_again_ends_exact(
     run_case(journal, tmp_path, f"mlflow:{uri}", lambda: of_mlflow(uri), repeats(2, 20))
 
 
+@pytest.mark.long
 def test_sync_into_an_mlflow_server_killed_again_and_again_ends_exact(
     journal: Path, tmp_path: Path, mlflow_server: MlflowServer, repeats: Repeats
 ) -> None:

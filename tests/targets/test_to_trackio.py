@@ -374,7 +374,7 @@ def wait_for_rows(folder, count):
 def test_killed_at_any_moment_and_sent_again_every_event_is_there_once(folder, target, repeats):
     rng = random.Random(7)
     last = 3999
-    for round_number in range(repeats(3, 6)):
+    for round_number in range(repeats(2, 6)):
         process, child = sender(folder, last)
         wait_for_rows(folder, 250 * round_number)
         time.sleep(rng.uniform(0.0, 0.1))

@@ -736,6 +736,7 @@ def test_two_writers_of_one_run_overwrite_each_other(
     assert (run["history_rows"], run["overwrites_changed"]) == (50, 50)
 
 
+@pytest.mark.long
 def test_a_client_goes_on_after_sigkill_of_the_server(
     wandb_loopback: WandbLoopback, tmp_path: Path
 ) -> None:
