@@ -99,6 +99,8 @@ class Replayer:
         self._lease = Lease(self.delivery.folder, wait=wait)
         self._parts = (found, target, settings or Settings(), progress, pace or Pace(), files)
         self._loop: Loop | None = None
+        #: What the last call had done when an exception ended it; None if none did.
+        self.cut_short: Outcome | None = None
 
     def __enter__(self) -> Replayer:
         self.delivery.prepare()
@@ -119,6 +121,7 @@ class Replayer:
     def run(self, enough: Callable[[], bool] = lambda: False) -> Outcome:
         """Send what is new; see `replay`. Behind a batch, `enough` may end the call early."""
         found, target, settings, progress, pace, files = self._parts
+        self.cut_short = None
         if self._loop is None:
             self._loop = Loop(
                 found, target, self.delivery, settings, progress, pace, self._lease.check, files
@@ -127,7 +130,7 @@ class Replayer:
             return self._loop.run(enough)
         except BaseException:
             # Nobody knows what was stored: the next call reads the cursor and asks the target.
-            self._loop = None
+            self.cut_short, self._loop = self._loop.outcome, None
             raise
 
 

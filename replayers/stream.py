@@ -27,7 +27,8 @@ class Stream:
     Attributes
     ----------
     outcome:
-        What was done so far in all calls; None before the first one ended.
+        What was done so far in all calls, by those too that failed; None before the first one
+        ended.
     error, exit_code, reason:
         Why it stands still: what was raised, its exit code, and what to say of it; None, 0 and
         None while all is well.
@@ -104,6 +105,8 @@ class Stream:
         except Exception as error:
             if os.environ.get("EVENTLOG_DEBUG") and not isinstance(error, (EventlogError, OSError)):
                 traceback.print_exc()
+            if self._replayer is not None and self._replayer.cut_short is not None:
+                self._add(self._replayer.cut_short)
             self.failed(error)
             if isinstance(error, Stopped) and before[0] is not None:
                 self.error, self.exit_code, self.reason = before  # that says more
@@ -112,13 +115,16 @@ class Stream:
             self.under_way = 0
             self.worked = time.monotonic()
             self.seconds += self.worked - begun
-        self.outcome = _sum(self.outcome, outcome)
-        self.known_behind = max(0, outcome.events - outcome.settled)
+        self._add(outcome)
         more = outcome.more or self._woken.is_set()
         if not more:
             self.behind_since = None
         self.backoff.reset()
         return more
+
+    def _add(self, outcome: Outcome) -> None:
+        self.outcome = _sum(self.outcome, outcome)
+        self.known_behind = max(0, outcome.events - outcome.settled)
 
     def close(self) -> None:
         """Let go of lease and session."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from eventlog.catalog import Found, find_all
+from eventlog.catalog import Found, Unreadable, find_all
 from eventlog.cli import output
 from eventlog.cli.commands import report_unreadable
 from eventlog.cli.selecting import selecting
@@ -21,7 +21,7 @@ from replayers.replay import BATCH_ROWS, Settings
 from replayers.sending import check_elsewhere, lanes_to, say, seal_quietly, stream_of
 from replayers.stream import Stream
 from replayers.superseding import CHOICES
-from replayers.sync_report import exit_code, print_reports, report_of
+from replayers.sync_report import exit_code, print_reports, report_of, whole
 from replayers.watch import Watch, display
 
 #: How many runs at once, if it is not said: to end soon, and to hold up none that is live.
@@ -155,66 +155,80 @@ def sync(
         tries=TRIES_LIVE if watch else TRIES,
     )
     stop = threading.Event()
-    if watch:
-        changes = Changes(paths, chosen.patterns, belongs=Asker(chosen))
-        lanes = lanes_to(
-            specs,
-            changes.runs,
-            changes.paths,
-            stop,
-            jobs=jobs or JOBS_LIVE,
-            rate=rate,
-            stay=True,
-            superseded=superseded,
-            view=view,
-        )
-        with display(as_json=as_json) as show:
-            following = Watch(
-                changes,
-                lanes,
-                lambda found, lane: stream_of(found, lane, state, settings),
-                state=state,
-                interval=interval,
-                until_finished=until_finished,
-                grace=grace,
-                drain=drain,
-                show=show,
+    lanes: list[Lane] = []
+    bad: list[Unreadable] = []
+    interrupted = False
+    try:
+        if watch:
+            changes = Changes(paths, chosen.patterns, belongs=Asker(chosen))
+            lanes = lanes_to(
+                specs,
+                changes.runs,
+                changes.paths,
+                stop,
+                jobs=jobs or JOBS_LIVE,
+                rate=rate,
+                stay=True,
+                superseded=superseded,
+                view=view,
             )
-            work(lanes, stop, following.tick)
-        bad = list(changes.unreadable.values())
-    else:
-        found, bad = find_selected(paths, chosen)
-        if not found and not bad:
-            _say_none(paths, chosen)
-        check_elsewhere(found)
-        places = sorted({item.journal for item in found})
-        lanes = lanes_to(
-            specs,
-            lambda: found,
-            places,
-            stop,
-            jobs=jobs or JOBS,
-            rate=rate,
-            superseded=superseded,
-            view=view,
-        )
-        report_unreadable(bad)
+            with display(as_json=as_json) as show:
+                following = Watch(
+                    changes,
+                    lanes,
+                    lambda found, lane: stream_of(found, lane, state, settings),
+                    state=state,
+                    interval=interval,
+                    until_finished=until_finished,
+                    grace=grace,
+                    drain=drain,
+                    show=show,
+                )
+                work(lanes, stop, following.tick)
+            bad = list(changes.unreadable.values())
+        else:
+            found, bad = find_selected(paths, chosen)
+            if not found and not bad:
+                _say_none(paths, chosen)
+            check_elsewhere(found)
+            places = sorted({item.journal for item in found})
+            lanes = lanes_to(
+                specs,
+                lambda: found,
+                places,
+                stop,
+                jobs=jobs or JOBS,
+                rate=rate,
+                superseded=superseded,
+                view=view,
+            )
+            report_unreadable(bad)
+            if dry_run:
+                return show_plans(found, lanes, bad, state, settings, as_json=as_json)
+            _send(
+                found,
+                lanes,
+                stop,
+                lambda item, lane, bar: stream_of(item, lane, state, settings, bar),
+                lambda item: seal_quietly(item, lanes, state),
+                quiet=as_json,
+            )
+    except KeyboardInterrupt:
         if dry_run:
-            return show_plans(found, lanes, bad, state, settings, as_json=as_json)
-        for item in found:
-            seal_quietly(item, lanes, state)
-        _send(
-            found,
-            lanes,
-            stop,
-            lambda item, lane, bar: stream_of(item, lane, state, settings, bar),
-            quiet=as_json,
-        )
-    reports = [report_of(lane, stream) for lane in lanes for stream in lane.streams()]
-    if watch and as_json:
-        output.print_json_line({"reports": reports})
-    else:
-        print_reports(reports, as_json=as_json)
+            raise
+        interrupted = True  # what was done is said first
+    with whole():
+        reports = [
+            report_of(lane, stream, interrupted=interrupted)
+            for lane in lanes
+            for stream in lane.streams()
+        ]
+        if watch and as_json:
+            output.print_json_line({"reports": reports})
+        else:
+            print_reports(reports, as_json=as_json)
+    if interrupted:
+        raise KeyboardInterrupt
     codes = [item.error.exit_code for item in bad]
     return exit_code([*codes, *(report["exit_code"] for report in reports)])
 
@@ -235,12 +249,15 @@ def _send(
     lanes: list[Lane],
     stop: threading.Event,
     make: Callable[[Found, Lane, output.Bar], Stream],
+    seal: Callable[[Found], None],
     *,
     quiet: bool,
 ) -> None:
-    """Bring every run into every target once."""
+    """Seal every run, and bring it into every target once."""
     with output.bars(quiet=quiet) as more:
         for lane in lanes:
             for item in found:
                 lane.add(make(item, lane, more(f"{item.label} -> {lane.target.kind}")))
+        for item in found:  # an interrupt of that has a report too
+            seal(item)
         work(lanes, stop)

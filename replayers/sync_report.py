@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from eventlog.catalog import Found
 from eventlog.cli import output
 from eventlog.errors import worst
 from replayers.lane import Lane
+from replayers.pace import Stopped
 from replayers.replay import Outcome
 from replayers.stream import Stream
+
+#: The exit code of what an interrupt left undone.
+INTERRUPTED = 130
 
 
 def exit_code(codes: list[int]) -> int:
@@ -21,14 +29,20 @@ def exit_code(codes: list[int]) -> int:
     return worst(failed)
 
 
-def report_of(lane: Lane, stream: Stream) -> dict[str, Any]:
-    """Return the report of one run and target, and say what people should know."""
+def report_of(lane: Lane, stream: Stream, *, interrupted: bool = False) -> dict[str, Any]:
+    """Return the report of one run and target, and say what people should know. Of a sync that was
+    `interrupted`, a run that is not wholly there, and did not fail by itself, is so too.
+    """
     item, label = stream.found, lane.label
+    code, error = stream.exit_code, stream.reason
+    stands = error is not None and not isinstance(stream.error, Stopped)
+    if interrupted and not stands and stream.behind_since is not None:
+        code, error = INTERRUPTED, "interrupted; the next sync goes on"
     report: dict[str, Any] = {
         **dataclasses.asdict(item.run),
         "target": label,
-        "exit_code": stream.exit_code,
-        "error": stream.reason,
+        "exit_code": code,
+        "error": error,
         "seconds": round(stream.seconds, 3),
     }
     if stream.outcome is not None:
@@ -77,9 +91,43 @@ def print_reports(reports: list[dict[str, Any]], *, as_json: bool) -> None:
             report.get("points", 0),
             f"{report.get('settled', '?')}/{report.get('events', '?')}",
             report["seconds"],
-            (report["error"] and "failed") or ("ok" if not report["exit_code"] else "partial"),
+            _result(report),
         ]
         for report in reports
     ]
     names = ["ID", "RUN", "TARGET", "SENT", "POINTS", "SETTLED", "SECONDS", "RESULT"]
     output.print_table(names, rows)
+
+
+def _result(report: dict[str, Any]) -> str:
+    if report["exit_code"] == INTERRUPTED:
+        return "interrupted"
+    if report["error"]:
+        return "failed"
+    return "partial" if report["exit_code"] else "ok"
+
+
+@contextlib.contextmanager
+def whole() -> Iterator[None]:
+    """Have an interrupt wait for the end of the block: half a report is none. A second one, where
+    nobody reads what is printed, does not wait.
+    """
+    noted: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    ours = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if ours else ()
+    before = {n: handler for n in numbers if callable(handler := signal.getsignal(n))}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if noted:
+        raise KeyboardInterrupt

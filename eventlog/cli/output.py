@@ -41,7 +41,7 @@ def print_json_line(value: Any) -> None:
 def print_text(text: str = "") -> None:
     """Print to stdout; whoever read it may have gone, which is no failure of what was done."""
     with contextlib.suppress(BrokenPipeError):
-        print(text)
+        sys.stdout.write(f"{text}\n")  # at once: an interrupt leaves no line without its end
     flush()
 
 
