@@ -12,7 +12,7 @@ import fnmatch
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from eventlog.attempts import attempts
 from eventlog.catalog import Found, Unreadable, find_all
@@ -174,31 +174,58 @@ def find_selected(
     return out, bad
 
 
-class Asker:
-    """Asks again and again whether runs are selected; a run that has not changed is not read."""
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """Why a run was not selected, what it was like then, and when to ask again at the earliest."""
 
-    def __init__(self, chosen: Selection, files: Files = LOCAL) -> None:
+    stamp: object
+    again: float
+    error: EventlogError | None
+
+
+class Asker:
+    """Asks again and again whether runs are selected.
+
+    A run that has not changed is not read. One that grows all the time is read so seldom that it
+    takes at most one part in `SHARE` of the time.
+    """
+
+    #: So many times as long as a run took to be read it is left alone.
+    SHARE = 20
+
+    def __init__(
+        self,
+        chosen: Selection,
+        files: Files = LOCAL,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._chosen = chosen
         self._files = files
-        self._known: dict[str, tuple[object, EventlogError | None]] = {}
+        self._clock = clock
+        self._known: dict[str, _Answer] = {}
 
     def __call__(self, found: Found) -> bool:
         """Return, or raise, what `Selection.chooses` does."""
         if not self._chosen.reads:
             return True
-        stamp = self._stamp(found.folder)
-        before, error = self._known.get(found.folder, (None, None))
-        if stamp != before:
-            error = None
-            try:
-                if self._chosen.chooses(found, self._files):
-                    self._known.pop(found.folder, None)
-                    return True
-            except EventlogError as raised:
-                error = raised
-            self._known[found.folder] = (stamp, error)
-        if error is not None:
-            raise error
+        now = self._clock()
+        known = self._known.get(found.folder)
+        if known is None or now >= known.again:
+            stamp = self._stamp(found.folder)
+            if known is None or stamp != known.stamp:
+                error = None
+                try:
+                    if self._chosen.chooses(found, self._files):
+                        self._known.pop(found.folder, None)
+                        return True
+                except EventlogError as raised:
+                    error = raised
+                done = self._clock()
+                known = _Answer(stamp, done + self.SHARE * (done - now), error)
+                self._known[found.folder] = known
+        if known.error is not None:
+            raise known.error
         return False
 
     def _stamp(self, folder: str) -> object:

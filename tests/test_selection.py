@@ -231,7 +231,7 @@ class Counting(Files):
 def test_a_run_that_gets_its_tag_later_is_followed_and_stays(tmp_path: Path) -> None:
     now = [1000.0]
     files = Counting()
-    asker = Asker(selection(tags=["good"]), files)
+    asker = Asker(selection(tags=["good"]), files, clock=lambda: now[0])
     changes = Changes([str(tmp_path)], belongs=asker, clock=lambda: now[0])
     a, b = make(tmp_path, "a"), make(tmp_path, "b", "good")
 
@@ -256,6 +256,28 @@ def test_a_run_that_gets_its_tag_later_is_followed_and_stays(tmp_path: Path) -> 
     assert [f.run.id for f in changes.poll()] == ["b"], "what was begun is followed to its end"
     a.finish()
     b.finish()
+
+
+def test_a_large_run_that_grows_is_read_seldom(tmp_path: Path) -> None:
+    now = [0.0]
+
+    class Slow(Counting):
+        def open(self, path: str):  # type: ignore[no-untyped-def]
+            now[0] += 0.25
+            return super().open(path)
+
+    files = Slow()
+    asker = Asker(selection(tags=["good"]), files, clock=lambda: now[0])
+    with make(tmp_path, "a") as run:
+        (item,) = find_all([str(tmp_path)])[0]
+        assert not asker(item)
+        took, before = now[0], files.opened
+        run.tag("good")
+        now[0] += took * (Asker.SHARE - 1)
+        assert not asker(item)
+        assert files.opened == before
+        now[0] += took
+        assert asker(item)
 
 
 def test_a_run_that_cannot_be_read_is_said_and_asked_again(tmp_path: Path) -> None:
