@@ -23,8 +23,8 @@ _OPTIONS = (
         "tags",
         multiple=True,
         metavar="KEY[=GLOB]",
-        help="Only runs with this tag: KEY finds the tags KEY and KEY=…, KEY=GLOB those whose "
-        "value matches. Of several all must match.",
+        help="Only runs with this tag: KEY finds the tags KEY and KEY=VALUE, KEY=GLOB those "
+        "whose value matches. Of several all must match.",
     ),
     click.option(
         "--since",
