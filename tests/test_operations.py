@@ -16,6 +16,7 @@ import pytest
 import eventlog
 from eventlog.delivery import Delivery, state_folder
 from replayers.lease import Lease
+from replayers.prometheus import exposition
 
 PAGE = (Path(__file__).resolve().parent.parent / "replayers" / "OPERATIONS.md").read_text()
 #: `eventlog`, and programs that a test machine has not, standing in for what they would do here.
@@ -41,7 +42,7 @@ def machine(tmp_path: Path) -> dict[str, str]:
         "main.group.add_command(exec_); main.main()"
     )
     programs = {**PROGRAMS, "eventlog": f'#!/bin/sh\nexec {sys.executable} -c "{command}" "$@"\n'}
-    for name in ("job.sh", "epilog.sh", "cron.sh"):
+    for name in ("job.sh", "epilog.sh", "cron.sh", "metrics.sh"):
         programs[name] = block(name)
     for name, text in programs.items():
         (folder / name).write_text(text)
@@ -118,6 +119,25 @@ def test_the_units_are_whole_and_their_commands_are_ours(name: str, tmp_path: Pa
         (tmp_path / name).write_text(block(name))
         said = run(dict(os.environ), tmp_path, "systemd-analyze", "verify", f"./{name}")
         assert "Unknown" not in said.stderr
+
+
+def test_metrics_are_whole_or_those_of_before(machine: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "metrics" / "eventlog.prom"
+    file.parent.mkdir()
+    done = run(machine, tmp_path, "metrics.sh", str(tmp_path / "alice/eventlog-data"), str(file))
+    assert done.returncode == 0, done.stderr
+    text = file.read_text()
+    assert 'eventlog_run_events{project="p",name="n",run="x"}' in text
+    done = run(machine, tmp_path, "metrics.sh", str(tmp_path / "nowhere"), str(file))
+    assert done.returncode == 2
+    assert [(path, path.read_text()) for path in file.parent.iterdir()] == [(file, text)]
+
+
+def test_the_rules_name_metrics_that_there_are() -> None:
+    known = set(re.findall(r"^# TYPE (\w+)", exposition([]), re.MULTILINE))
+    named = set(re.findall(r"\beventlog_\w+", block("eventlog.rules.yml")))
+    assert named
+    assert named <= known, named - known
 
 
 def test_the_page_names_every_exit_code_as_the_program_does() -> None:
