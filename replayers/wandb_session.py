@@ -58,6 +58,7 @@ class WandbSession:
         self._read_blob = read_blob
         self._token = secrets.token_hex(8)
         self._usurped = ""
+        self._before: str | None = None  # the claim that ours replaced
         self._held_unasked = True
         self._forget()
         self._found = self._run.look()
@@ -151,7 +152,7 @@ class WandbSession:
         """Begin to write, under our claim."""
         record = self._record
         assert record is not None
-        record.claim = self._token
+        self._before, record.claim = record.claim, self._token
         notes = record.values(NOTE)
         more = {name: notes[name] for name in ("group", "job_type", "notes") if name in notes}
         step = self._child.ask(
@@ -168,15 +169,20 @@ class WandbSession:
     def _check_claim(self) -> None:
         """See that no other session has begun to write. Raises `Retry`.
 
-        The client of the one that was there first may store its config once more, late, and our
-        claim over that of the other one with it: rows that this session never sent tell too.
+        The client of the one that was there first may store its config once more, late, and so
+        its claim over that of the other one. Rows tell then: that one finds some that it never
+        sent, and gives way; the other one finds none, and says again that the run is its own.
         """
         found = self._run.look()
         claim = found and found["config"].get(KEY, {}).get("claim")
-        if found is None or claim != self._token or found["count"] > self._next:
+        late = claim == self._before
+        if found is None or not (late or claim == self._token) or found["count"] > self._next:
             self._usurped = str(claim)
             self._child.kill()
             self._check_usurped()
+        if claim != self._token:
+            assert self._record is not None
+            self._update(self._record, self._record.config())
 
     def _check_usurped(self) -> None:
         if self._usurped:

@@ -592,6 +592,41 @@ def test_rows_of_another_sync_tell_even_if_its_claim_was_written_over(
     whole(only(wandb_loopback))
 
 
+def test_a_claim_that_an_older_sync_stores_late_does_not_stop_the_newer_one(
+    wandb_loopback: WandbLoopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(tmp_path)
+    run.log(row(0), step=0)
+    found, target, older = opened(wandb_loopback, tmp_path, monkeypatch)
+    (batch,) = batches(found)
+    older.send(batch)
+    assert older.confirm(batch)
+    run.log(row(1), step=1)
+    _, second, newer = opened(wandb_loopback, tmp_path, monkeypatch)
+    (batch,) = batches(found)
+    newer.send(batch)
+    assert newer.confirm(batch)
+    target.close()
+    look = newer._run.look
+
+    def late() -> Any:
+        there = look()
+        there["config"]["eventlog"]["claim"] = older._token
+        return there
+
+    run.log(row(2), step=2)
+    (batch,) = batches(found)
+    with monkeypatch.context() as patch:
+        patch.setattr(newer._run, "look", late)
+        newer.send(batch)
+    assert newer.confirm(batch)
+    second.close()
+    run.finish()
+    report = only(wandb_loopback)
+    whole(report)
+    assert report["config"]["eventlog"]["value"]["claim"] is None
+
+
 @pytest.mark.parametrize("victim", ["child", pytest.param("wandb-core", marks=pytest.mark.long)])
 def test_a_child_that_dies_costs_nothing_but_time(
     wandb_loopback: WandbLoopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
