@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         failed += [name] if code else []
     # Tests that share a server stay on one worker (tests/conftest.py); more workers than cores,
     # because much of the time goes into waiting for processes that start, die and time out.
-    code = run("pytest", ["-n", "3", "--dist", "loadgroup", "--durations", "10", *long])
+    code = run("pytest", ["-n", "4", "--dist", "loadgroup", "--durations", "10", *long])
     if failed:
         print(f"FAILED: {', '.join(failed)}")
     return code or int(bool(failed))

@@ -47,7 +47,15 @@ def test_the_command_that_explores_more_of_them_runs():
     assert "distinct states" in answer.stdout
 
 
-@pytest.mark.parametrize("fault", ["sync", "sync_folder", "write", "create", "kill", "any"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "sync",
+        "sync_folder",
+        "kill",
+        *(pytest.param(fault, marks=pytest.mark.long) for fault in ("write", "create", "any")),
+    ],
+)
 def test_nor_with_a_fault_at_each_of_the_first_operations(fault, repeats):
     for at in (1, 2, 3, 5, 8, 13, 21)[: repeats(3, 7)]:
         plan = Plan(at, actions=7, seals=0.15, commits=0.3, fault=fault, fault_at=at)
@@ -68,7 +76,7 @@ def test_nor_if_a_sealing_was_killed_at_any_operation_and_taken_up_again(repeats
 
 def test_nor_if_an_archiving_was_killed_at_any_operation_and_taken_up_again(repeats):
     plan = Plan(5, actions=5, commits=0.4, seals=0.0, segment_bytes=2_600)
-    for at in itertools.count(1, repeats(17, 1)):
+    for at in itertools.count(1, repeats(23, 1)):
         history, came = archived_twice(plan, at)
         figures = judged(history, at, repeats(2, 12))
         assert [str(v) for v in figures.violations] == []

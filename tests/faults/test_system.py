@@ -129,7 +129,7 @@ def cases(tmp_path, what, call, injection, count):
 def test_sealing_that_is_refused_or_killed_at_any_call_loses_nothing(
     call, fault, tmp_path, repeats
 ):
-    count = repeats(10, 25) if call in ("openat", "write") else repeats(5, 8)
+    count = repeats(7, 25) if call in ("openat", "write") else repeats(5, 8)
     told = cases(tmp_path, "seal", call, fault, count)
     reached = 0
     for case in told:
@@ -150,7 +150,7 @@ def test_sealing_that_is_refused_or_killed_at_any_call_loses_nothing(
 def test_reading_under_a_stale_handle_or_a_bad_disk_gives_all_or_says_so(
     call, error, tmp_path, repeats
 ):
-    told = cases(tmp_path, "read", call, f"error={error}", repeats(8, 12))
+    told = cases(tmp_path, "read", call, f"error={error}", repeats(6, 12))
     whole = [case for case, said in told.items() if said.get("found") == list(range(EVENTS))]
     for case, said in told.items():
         assert case in whole or "error" in said or said["missing"], (case, said)

@@ -371,6 +371,7 @@ def wait_for_rows(folder, count):
     raise AssertionError("the sender does not send")
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_and_sent_again_every_event_is_there_once(folder, target, repeats):
     rng = random.Random(7)
     last = 3999

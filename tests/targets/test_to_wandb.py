@@ -560,6 +560,7 @@ def test_of_two_syncs_the_older_one_gives_way(
     assert report["config"]["eventlog"]["value"]["claim"] is None
 
 
+@pytest.mark.long
 def test_rows_of_another_sync_tell_even_if_its_claim_was_written_over(
     wandb_loopback: WandbLoopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
