@@ -525,6 +525,34 @@ def test_the_same_id_of_another_project_of_a_journal_is_refused(
     target.close()
 
 
+def two_syncs(
+    server: WandbLoopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, Any, tuple[Any, Any], tuple[Any, Any]]:
+    """Return a run of two steps, where it lies, and a target and a session of each of two syncs:
+    the older one has sent the first step, the newer one was opened behind it.
+    """
+    run = begin(tmp_path)
+    run.log(row(0), step=0)
+    found, target, older = opened(server, tmp_path, monkeypatch)
+    (batch,) = batches(found)
+    older.send(batch)
+    assert older.confirm(batch)
+    run.log(row(1), step=1)
+    _, second, newer = opened(server, tmp_path, monkeypatch)
+    return run, found, (target, older), (second, newer)
+
+
+def late(look: Callable[[], Any], token: str) -> Callable[[], Any]:
+    """Return a look that sees a claim as when its client had stored its config once more."""
+
+    def looked() -> Any:
+        there = look()
+        there["config"]["eventlog"]["claim"] = token
+        return there
+
+    return looked
+
+
 @pytest.mark.parametrize("older_sends", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_of_two_syncs_the_older_one_gives_way(
     wandb_loopback: WandbLoopback,
@@ -532,14 +560,7 @@ def test_of_two_syncs_the_older_one_gives_way(
     monkeypatch: pytest.MonkeyPatch,
     older_sends: bool,
 ) -> None:
-    run = begin(tmp_path)
-    run.log(row(0), step=0)
-    found, target, older = opened(wandb_loopback, tmp_path, monkeypatch)
-    (batch,) = batches(found)
-    older.send(batch)
-    assert older.confirm(batch)
-    run.log(row(1), step=1)
-    _, second, newer = opened(wandb_loopback, tmp_path, monkeypatch)
+    run, found, (target, older), (second, newer) = two_syncs(wandb_loopback, tmp_path, monkeypatch)
     (batch,) = batches(found)
     newer.held()
     newer.send(batch)
@@ -564,25 +585,11 @@ def test_of_two_syncs_the_older_one_gives_way(
 def test_rows_of_another_sync_tell_even_if_its_claim_was_written_over(
     wandb_loopback: WandbLoopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = begin(tmp_path)
-    run.log(row(0), step=0)
-    found, target, older = opened(wandb_loopback, tmp_path, monkeypatch)
-    (batch,) = batches(found)
-    older.send(batch)
-    assert older.confirm(batch)
-    run.log(row(1), step=1)
-    _, second, newer = opened(wandb_loopback, tmp_path, monkeypatch)
+    run, found, (target, older), (second, newer) = two_syncs(wandb_loopback, tmp_path, monkeypatch)
     (batch,) = batches(found)
     newer.send(batch)
     assert newer.confirm(batch)
-    look = older._run.look
-
-    def late() -> Any:  # as when the older one's client stores its config once more
-        there = look()
-        there["config"]["eventlog"]["claim"] = older._token
-        return there
-
-    monkeypatch.setattr(older._run, "look", late)
+    monkeypatch.setattr(older._run, "look", late(older._run.look, older._token))
     run.log(row(2), step=2)
     (batch,) = batches(found)
     with pytest.raises(Retry, match="another sync"):
@@ -596,29 +603,15 @@ def test_rows_of_another_sync_tell_even_if_its_claim_was_written_over(
 def test_a_claim_that_an_older_sync_stores_late_does_not_stop_the_newer_one(
     wandb_loopback: WandbLoopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = begin(tmp_path)
-    run.log(row(0), step=0)
-    found, target, older = opened(wandb_loopback, tmp_path, monkeypatch)
-    (batch,) = batches(found)
-    older.send(batch)
-    assert older.confirm(batch)
-    run.log(row(1), step=1)
-    _, second, newer = opened(wandb_loopback, tmp_path, monkeypatch)
+    run, found, (target, older), (second, newer) = two_syncs(wandb_loopback, tmp_path, monkeypatch)
     (batch,) = batches(found)
     newer.send(batch)
     assert newer.confirm(batch)
     target.close()
-    look = newer._run.look
-
-    def late() -> Any:
-        there = look()
-        there["config"]["eventlog"]["claim"] = older._token
-        return there
-
     run.log(row(2), step=2)
     (batch,) = batches(found)
     with monkeypatch.context() as patch:
-        patch.setattr(newer._run, "look", late)
+        patch.setattr(newer._run, "look", late(newer._run.look, older._token))
         newer.send(batch)
     assert newer.confirm(batch)
     second.close()

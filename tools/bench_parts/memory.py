@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 from bench_parts import mix
+from bench_parts.alone import answer
 from bench_parts.figures import Bar, Found, Spread, Table, short
 
 EVENTS = (20_000, 200_000)
@@ -31,7 +30,7 @@ def measure(rounds: int, scale: float) -> Found:
             sum(os.path.getsize(os.path.join(folder, n)) for n in os.listdir(folder)) / _MB
         )
         for name in WORK:
-            found[name].append(_highest(name, folder))
+            found[name].append(answer("memory", name, folder)[0])
         shutil.rmtree(folder)
     bars = [
         Bar(f"{name}, {size:,.0f} MB: MB above import", LIMIT, Spread(peak, peak, peak), "")
@@ -46,21 +45,6 @@ def measure(rounds: int, scale: float) -> Found:
     return Found(
         "memory", bars, [Table("Memory above import, at its highest", columns, rows, note)]
     )
-
-
-def _highest(name: str, folder: str) -> float:
-    tools = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join([tools, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-m", "bench_parts.memory", name, folder],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"{name}: {done.stderr[-2000:]}")
-    return float(done.stdout)
 
 
 # ------------------------------------------------------------------------------ in the process

@@ -13,11 +13,11 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import eventlog
 from bench_parts import mix
+from bench_parts.alone import answer
 from bench_parts.figures import Bar, Found, Spread, Table, short
 
 EVENTS, LONG, RUNS = 100_000, 1_000_000, 1000
@@ -33,12 +33,12 @@ def measure(rounds: int, scale: float) -> Found:
     told: dict[str, list[list[float]]] = {name: [] for name in places}
     for _ in range(rounds):
         for name in places:
-            told[name].append(_engine("speed", name))
+            told[name].append(answer("sync", "speed", name))
     bars, rows = [], []
     for name, figures in told.items():
         cpu, clock = (Spread.of(column) for column in zip(*figures, strict=True))
         bars.append(Bar(f"engine, {name}: M points a CPU second", 1.5, cpu, "", least=True))
-        (peak,) = _engine("memory", name)
+        (peak,) = answer("sync", "memory", name)
         bars.append(Bar(f"engine, {name}: MB above import", 150, Spread(peak, peak, peak), ""))
         rows.append([name, cpu.text(), clock.text(), short(peak)])
     columns = ["run", "M points/CPU s", "by the clock", "MB above import"]
@@ -52,22 +52,6 @@ def _seal(folder: str) -> None:
     from eventlog.seal import seal
 
     assert seal(folder).rows
-
-
-def _engine(what: str, name: str) -> list[float]:
-    """Sync the only run of a journal in a process of its own."""
-    tools = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join([tools, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-m", "bench_parts.sync", what, name],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"{name}: {done.stderr[-2000:]}")
-    return [float(word) for word in done.stdout.split()]
 
 
 def _nothing(rounds: int, scale: float, bars: list[Bar]) -> Table:
