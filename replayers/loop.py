@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import random
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,27 +17,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from eventlog.attempts import attempts
 from eventlog.catalog import Found
 from eventlog.delivery import Cursor, Delivery, footprint
-from eventlog.errors import IntegrityError, TemporaryError
+from eventlog.errors import IntegrityError
 from eventlog.event import NOTE, STATE, digest
 from eventlog.files import Files
 from eventlog.frame import to_events
 from eventlog.glance import RUNNING, Glance, Tally, count, sum_up
-from eventlog.ledger import DELIVERY, LOSS, MAPPING, QUARANTINE
+from eventlog.ledger import LOSS
 from eventlog.mentions import may_mention
 from eventlog.reader import Missing, WriterReader, headers, listing, unreadable
 from eventlog.segment import Header
 from eventlog.views import All, Effective, Restart, View, effective, open_view
 from replayers.about import run_info
-from replayers.awaited import come, waiting
+from replayers.awaited import come
 from replayers.batches import (
     at_positions,
     at_seqs,
     batches,
-    events,
     gathered,
     last_metric,
     metrics,
-    points,
     start_of_last,
     upto,
     without,
@@ -46,10 +43,10 @@ from replayers.batches import (
 from replayers.binding import bind, durable_events
 from replayers.compare import Comparer, Difference
 from replayers.durable import Durable
-from replayers.lease import Lost
 from replayers.outcome import DEFAULT_VIEW, Outcome, Progress, Settings, rows_at_once
-from replayers.pace import LONGEST_WISH, Pace, Stopped
+from replayers.pace import Pace
 from replayers.positions import Positions
+from replayers.sender import Sender
 from replayers.superseding import (
     APPEND,
     NEW_RUN,
@@ -63,9 +60,6 @@ from replayers.superseding import (
 )
 from replayers.target import (
     Absent,
-    Change,
-    Rejected,
-    Retry,
     RunState,
     Session,
     Target,
@@ -107,6 +101,7 @@ class Loop:
         self.held = Positions()
         self.tallies: dict[str, Tally] = {}
         self.outcome = Outcome(found.run.id, f"{target.kind}:{target.address}")
+        self.sender = Sender(found.folder, delivery, settings, pace, still_ours, self._set_aside)
         self._session: Session | None = None
 
     # ---------------------------------------------------------------- the whole
@@ -225,6 +220,9 @@ class Loop:
         self.cursor = dataclasses.replace(cursor, synced=time.time_ns())
         self.delivery.save(self.cursor)
 
+    def _set_aside(self, writer: str, seqs: list[int], waiting: list[int]) -> None:
+        self._save(self.cursor.with_quarantined(writer, seqs, waiting))
+
     # ---------------------------------------------------------------- superseded points
 
     def _find_generation(self) -> None:
@@ -236,8 +234,8 @@ class Loop:
         for generation in [*generations(view), ""] if isinstance(view, Effective) else []:
             info = run_info(self.found, None, create=False, generation=generation)
             try:
-                session = self._again(functools.partial(self.target.open, info))
-                if getattr(session, "found_by", None) or len(self._again(session.held)):
+                session = self.sender.again(functools.partial(self.target.open, info))
+                if getattr(session, "found_by", None) or len(self.sender.again(session.held)):
                     there.append((session.known_as, generation))
             except Absent:
                 continue
@@ -280,7 +278,7 @@ class Loop:
                 self.durable.make(writer)  # soon it is the only copy
             refuse_loss(compare().run(details=False), label)
             self._start_again(anew(self.cursor, ""), told)
-            self._again(session.discard)  # type: ignore[attr-defined]
+            self.sender.again(session.discard)  # type: ignore[attr-defined]
             self._save(dataclasses.replace(self.cursor, looked=looked))
             self.outcome.notes.append(f"rebuilt: {held} of its points were superseded")
         else:
@@ -307,8 +305,8 @@ class Loop:
         by = self.session().known_as
         info = run_info(self.found, known_as or None, create=False, generation=generation)
         try:
-            former = self._again(lambda: self.target.open(info))
-            self._again(lambda: former.mark_replaced(by))  # type: ignore[attr-defined]
+            former = self.sender.again(lambda: self.target.open(info))
+            self.sender.again(lambda: former.mark_replaced(by))  # type: ignore[attr-defined]
         except Absent:  # somebody deleted it
             by = ""
         self._session = None
@@ -436,13 +434,13 @@ class Loop:
         session = self.session()
         found = self._compared(session)
         if found.positions:
-            self._again(session.held)  # what a session remembers of the run counts no more
+            self.sender.again(session.held)  # what a session remembers of the run counts no more
         for writer in found.positions.writers():
             for table in at_positions(self.folder, writer, found.positions):
                 for part in batches(table, rows_at_once(self.settings, self.target)):
                     rows = self.view.rows(writer, part)
                     self.durable.make(writer)
-                    self._deliver(session, writer, with_writer(rows, writer), how=how)
+                    self._deliver(writer, rows, how=how)
         self.outcome.repaired = len(found.positions)
         self.delivery.sync_ledger()
         if found.positions:
@@ -476,8 +474,7 @@ class Loop:
         done = set(table.column("seq").to_pylist())
         if rows.num_rows:
             self.durable.make(writer)
-            session = self.session()
-            held = self._deliver(session, writer, with_writer(rows, writer), how="retried")
+            held = self._deliver(writer, rows, how="retried")
             refused = set(rows.column("seq").to_pylist()).difference(held.column("seq").to_pylist())
             done -= refused
         if done:
@@ -488,7 +485,7 @@ class Loop:
         """Settle the events of `table`, of which `rows` are to be in the target."""
         sent = self.cursor.mark(writer).sent
         if rows.num_rows:
-            session = self.session()
+            self.session()  # the first time it learns what is held
             new = without(rows, self.held.ranges(writer))
             # What is left out is held already.
             sent = last_metric(rows, sent) if new.num_rows < rows.num_rows else sent
@@ -501,7 +498,7 @@ class Loop:
             mark = self.cursor.mark(writer)
             attempted = dataclasses.replace(mark, attempted=max(mark.attempted, last.seq + 1))
             self._save(self.cursor.with_mark(writer, attempted))
-            sent = last_metric(self._deliver(session, writer, with_writer(rows, writer)), sent)
+            sent = last_metric(self._deliver(writer, rows), sent)
         steps = table.column("step").drop_null()
         step = steps[-1].as_py() if len(steps) else self.cursor.mark(writer).step
         mark = self.cursor.mark(writer)
@@ -532,7 +529,7 @@ class Loop:
                 m.attempted > m.acked for m in self.cursor.writers.values()
             )
             if unsure:
-                self.held = self._again(self._session.held)
+                self.held = self.sender.again(self._session.held)
                 # What is held may be of a narrower view, and be told only by writer.
                 if self.settings.view == "all" and not self.cursor.view:
                     self.widened |= len(self.held) > 0
@@ -569,7 +566,7 @@ class Loop:
                 continue
             first = table.slice(0, int(table.column("seq").to_numpy().searchsorted(mark.sent + 1)))
             rows = metrics(self.view.rows(writer, first))
-            if rows.num_rows and not self._again(
+            if rows.num_rows and not self.sender.again(
                 functools.partial(session.confirm, with_writer(rows, writer))
             ):
                 raise IntegrityError(
@@ -590,98 +587,18 @@ class Loop:
             replaces=former,
         )
         target = self.target
-        return self._again(lambda: target.open(info))
+        return self.sender.again(lambda: target.open(info))
 
-    def _deliver(
-        self, session: Session, writer: str, rows: pa.Table, *, how: str = "read back"
-    ) -> pa.Table:
-        """Send rows and see them confirmed; put into quarantine what is refused for good. Return
-        those that are held.
-        """
-        begun = time.time_ns()
-        while rows.num_rows:
-            try:
-                changes = self._send(session, rows)
-                break
-            except Rejected as error:
-                rows = self._quarantine(writer, rows, error)
-        else:
-            return rows
-        seqs = rows.column("seq")
-        first, last = seqs[0].as_py(), seqs[-1].as_py()
-        count, new = events(rows), points(rows)
-        self.outcome.sent += count
-        self.outcome.points += new
-        self.outcome.changes += sum(change.count for change in changes)
-        record = self.delivery.record
-        span = {"writer": writer, "first_seq": first, "last_seq": last}
-        record(
-            DELIVERY,
-            {**span, "events": count, "points": new, "begun": begun, "how": how},
-        )
-        for change in changes:
-            record(MAPPING, {"writer": writer, **_change(change)})
-        return rows
-
-    def _send(self, session: Session, rows: pa.Table) -> list[Change]:
-        """Send until the target, asked anew, holds the rows."""
-
-        def once() -> list[Change]:
-            self.pace.take(rows.num_rows)
-            self.still_ours()
-            changes = session.send(rows)
-            if not session.confirm(rows):
-                raise Retry(
-                    "the target took a batch, and does not hold it when asked",
-                    on=self.outcome.target,
-                )
-            return changes
-
-        return self._again(once)
-
-    def _quarantine(self, writer: str, rows: pa.Table, error: Rejected) -> pa.Table:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        seqs = rows.column("seq")
-        bad = set(seqs.to_pylist()) & error.seqs
-        if not bad:
-            raise IntegrityError(
-                f"the target refused a batch and named no event of it ({error.what})",
-                on=self.outcome.target,
-            ) from error
-        waits = waiting(self.folder, rows)
-        if not bad.isdisjoint(waits):  # of the others it would say the same, one after the other
-            bad |= set(waits)
-        gone = sorted(bad)
-        self.delivery.record(QUARANTINE, {"writer": writer, "seqs": gone, "reason": error.what})
-        self._save(self.cursor.with_quarantined(writer, gone, sorted(bad & set(waits))))
-        refused = pc.is_in(seqs, pa.array(gone, seqs.type))
-        return rows.filter(pc.invert(refused))
-
-    def _again(self, action: Callable[[], Answer]) -> Answer:
-        """Do something that may fail for a while; give up after some tries."""
-        low, high = self.settings.backoff
-        for attempt in range(1, self.settings.tries + 1):
-            try:
-                return action()
-            except (Stopped, Lost):
-                raise
-            except TemporaryError as error:
-                wished = getattr(error, "after", None) or 0.0
-                self.pace.hold(wished)  # all runs of this target are to leave it alone
-                if attempt == self.settings.tries or wished > LONGEST_WISH:
-                    raise
-                pause = min(high, low * 2.0**attempt) * random.uniform(0.5, 1.0)  # noqa: S311
-                self.pace.wait(max(pause, wished))
-        raise AssertionError("unreachable")
+    def _deliver(self, writer: str, rows: pa.Table, *, how: str = "read back") -> pa.Table:
+        batch = with_writer(rows, writer)
+        return self.sender.deliver(self.session(), writer, batch, self.outcome, how=how)
 
     def _finish(self, seen: Glance) -> None:
         """Tell the target how the run stands."""
         self.still_ours()
         session = self.session()
         final = _final_state(seen)
-        self._again(lambda: session.close(RunState(seen.status, seen.ended, seen.exit_code)))
+        self.sender.again(lambda: session.close(RunState(seen.status, seen.ended, seen.exit_code)))
         self.delivery.record(NOTE, {"state": final})
         self.delivery.sync_ledger()
         self._save(dataclasses.replace(self.cursor, state=final))
@@ -690,11 +607,6 @@ class Loop:
 
 def _final_state(seen: Glance) -> str:
     return f"{seen.status} {seen.exit_code} {seen.ended}"
-
-
-def _change(change: Change) -> dict[str, Any]:
-    fields = dataclasses.asdict(change)
-    return {key: value for key, value in fields.items() if value != ""}
 
 
 def recorded_restarts(cursor: Cursor) -> dict[str, Restart]:
