@@ -23,14 +23,16 @@ from eventlog.errors import EventlogError
 from eventlog.reader import headers
 from replayers.changes import Changes
 from replayers.lane import work
-from replayers.outcome import Settings
 from replayers.pace import Stopped
 from replayers.sending import lanes_to, say, stream_of
+from replayers.sync_options import Sending
 from replayers.watch import Watch, lag
 
 _PR_SET_PDEATHSIG = 1
 #: How long a batch of a program is tried in one go: a lane that stays tries again later.
 _TRIES = 2
+#: How many of a program's runs at once, if it is not said.
+_JOBS = 2
 #: Signals that a terminal or a scheduler may send to everybody.
 _NOT_OURS = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
@@ -48,27 +50,30 @@ class Beside:
         self._draining: float | None = None
         self._stop = threading.Event()
         self.changes = Changes([told["journal"]], belongs=lambda run: _is_of(run, told["token"]))
+        how = Sending.of(told["how"])
         self.lanes = []
-        for spec in told["specs"]:
+        for spec in how.specs:
             try:
                 self.lanes += lanes_to(
                     [spec],
                     self.changes.runs,
                     [told["journal"]],
                     self._stop,
-                    jobs=2,
-                    rate=told["rate"],
+                    jobs=how.jobs or _JOBS,
+                    rate=how.rate,
                     stay=True,
+                    superseded=how.superseded,
+                    view=how.view,
                 )
             except EventlogError as error:
                 say(f"nothing is sent to {spec.partition(':')[0]}: {error}")
-        settings = Settings(tries=_TRIES)
+        settings = how.settings(tries=_TRIES)
         self._watch = Watch(
             self.changes,
             self.lanes,
-            lambda found, lane: stream_of(found, lane, told["state"], settings),
-            state=told["state"],
-            interval=float(told["interval"]),
+            lambda found, lane: stream_of(found, lane, how.state, settings),
+            state=how.state,
+            interval=how.interval,
             talks=False,
         )
 

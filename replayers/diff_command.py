@@ -13,7 +13,7 @@ import click
 
 from eventlog.catalog import Found, resolve
 from eventlog.cli import output
-from eventlog.delivery import Delivery, state_folder
+from eventlog.delivery import Cursor, Delivery, state_folder
 from eventlog.errors import IntegrityError, UsageError
 from eventlog.views import AsOf, View, effective, open_view
 from replayers.compare import Comparer, Difference
@@ -22,6 +22,7 @@ from replayers.outcome import DEFAULT_VIEW
 from replayers.positions import Positions
 from replayers.registry import target_of
 from replayers.replay import delivery_of, run_info
+from replayers.superseding import APPEND
 from replayers.target import Absent, Change, RunState, Session, Target, image_schema
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def diff(
         former = ", ".join(id for id, _generation in cursor.replaced)
         output.say(output.safe(f"{known_as} replaced {former} ({cursor.superseded})"))
     if as_json:
-        output.print_json(report(item, label, known_as, view, found))
+        output.print_json({**report(item, label, known_as, view, found), **chosen(cursor)})
     else:
         _print(found)
         verdict = "the same" if found.explained else "different"
@@ -163,6 +164,12 @@ def report(
         row["value"] = value_of(row)
     about = {"target": label, "known_as": known_as, "view": view, "explained": found.explained}
     return {**dataclasses.asdict(item.run), **about, **fields}
+
+
+def chosen(cursor: Cursor) -> dict[str, Any]:
+    """Return what is done with superseded points there, and the runs that were replaced for it."""
+    replaced = [known_as for known_as, _generation in cursor.replaced]
+    return {"superseded_choice": cursor.superseded or APPEND, "replaced": replaced}
 
 
 def _print(found: Difference) -> None:

@@ -13,6 +13,7 @@ gives them to the whole group, and so to the program.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import resource
@@ -28,7 +29,7 @@ from eventlog.cli import output
 from eventlog.errors import EventlogError, UsageError
 from eventlog.layout import default_journal
 from eventlog.resume import EXEC
-from replayers.pace import parse_rate
+from replayers.sync_options import Sending, sending_options
 
 #: Signals that are passed on, as far as this process was not started to ignore them.
 PASSED_ON = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -41,14 +42,8 @@ _SLACK = 15.0
 @click.command(
     "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
-@click.option(
-    "--to", "specs", multiple=True, required=True, metavar="TARGET", help="As for sync; repeatable."
-)
+@sending_options
 @click.option("--dir", "journal", metavar="PATH", help="The journal. [default: as for init]")
-@click.option("--state", metavar="FOLDER", help="Where cursors and ledgers are kept.")
-@click.option(
-    "--interval", type=click.FloatRange(min=0.05), default=1.0, show_default=True, metavar="SECONDS"
-)
 @click.option(
     "--drain",
     type=click.FloatRange(min=0),
@@ -57,15 +52,11 @@ _SLACK = 15.0
     metavar="SECONDS",
     help="How long, once the program has ended, what is left is still sent.",
 )
-@click.option("--rate", metavar="ROWS", help="Rows a second, at most, to each target.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PROGRAM...")
 def exec_(
-    specs: tuple[str, ...],
+    how: Sending,
     journal: str | None,
-    state: str | None,
-    interval: float,
     drain: float,
-    rate: str | None,
     command: tuple[str, ...],
 ) -> int:
     """Run a program, and send what it logs while it runs.
@@ -73,20 +64,11 @@ def exec_(
     The exit code is the program's: a tracker that is missing, refuses or is down changes nothing
     but a line on stderr. What could not be sent is sent by a later `eventlog sync`.
     """
-    if rate is not None:
-        parse_rate(rate)
     where = os.path.abspath(journal or default_journal())
     token = os.urandom(8).hex()
     environ = {**os.environ, "EVENTLOG_DIR": where, EXEC: token}
-    told = {
-        "specs": specs,
-        "journal": where,
-        "state": state and os.path.abspath(state),
-        "interval": interval,
-        "drain": drain,
-        "rate": rate,
-        "token": token,
-    }
+    how = dataclasses.replace(how, state=how.state and os.path.abspath(how.state))
+    told = {"how": how.told(), "journal": where, "drain": drain, "token": token}
     return Supervisor(list(command), environ, told, drain).run()
 
 

@@ -34,8 +34,14 @@ def exposition(found: Sequence[Standing]) -> str:
     lines.append("# HELP eventlog_run_state How a run stands: 1 for its state.")
     lines.append("# TYPE eventlog_run_state gauge")
     lines += [_sample("run_state", {**_about(s), "state": s.state}, 1) for s in runs.values()]
-    for name, about, value in _METRICS:
-        lines += [f"# HELP eventlog_target_{name} {about}", f"# TYPE eventlog_target_{name} gauge"]
+    lines.append("# HELP eventlog_target_superseded_choice What it does with superseded points: 1.")
+    lines.append("# TYPE eventlog_target_superseded_choice gauge")
+    for s in found:
+        if s.target is not None:
+            about = {**_about(s), "target": s.target, "choice": str(s.superseded_choice)}
+            lines.append(_sample("target_superseded_choice", about, 1))
+    for name, help_, value in _METRICS:
+        lines += [f"# HELP eventlog_target_{name} {help_}", f"# TYPE eventlog_target_{name} gauge"]
         for s in found:
             number = value(s)
             if s.target is not None and number is not None:

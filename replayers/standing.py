@@ -15,6 +15,7 @@ from eventlog.delivery import Cursor, deliveries, footprint, state_folder
 from eventlog.glance import RUNNING, Tally, count, sum_up
 from eventlog.identity import provably_gone
 from eventlog.reader import WriterReader, headers, listing, unreadable
+from replayers.superseding import APPEND
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Standing:
         When the cursor last moved, in nanoseconds since 1970 UTC.
     unreadable:
         What of the run cannot be read, and why.
+    superseded_choice:
+        What the last sync was told to do with superseded points that the target holds
+        (`replayers.superseding`).
+    replaced:
+        The target's own ids of the runs that the one written to replaced, the oldest first.
     """
 
     id: str
@@ -51,6 +57,8 @@ class Standing:
     known_as: str | None = None
     synced: int | None = None
     unreadable: tuple[str, ...] = ()
+    superseded_choice: str | None = None
+    replaced: tuple[str, ...] = ()
 
 
 def cursors_of(found: Sequence[Found], state: str | None) -> dict[tuple[str, str], list[Cursor]]:
@@ -96,6 +104,8 @@ def standings(item: Found, cursors: Sequence[Cursor]) -> Iterator[Standing]:
             cursor.known_as,
             cursor.synced,
             lost,
+            cursor.superseded or APPEND,
+            tuple(known_as for known_as, _generation in cursor.replaced),
         )
 
 

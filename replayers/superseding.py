@@ -20,11 +20,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
 from eventlog.delivery import Cursor, Mark
 from eventlog.errors import IntegrityError, UsageError
-from eventlog.views import Effective
-from replayers.compare import Difference
+
+if TYPE_CHECKING:
+    from eventlog.views import Effective
+    from replayers.compare import Difference
 
 APPEND, NEW_RUN, REBUILD = "append", "new-run", "rebuild"
 CHOICES = (APPEND, NEW_RUN, REBUILD)
@@ -49,6 +52,11 @@ def check_choice(choice: str, target: object, label: str, view: str) -> None:
             on=label,
             hint=f"this target can do {others}",
         )
+    check_view(choice, view, label)
+
+
+def check_view(choice: str, view: str, label: str | None = None) -> None:
+    """Refuse a choice that does not go with the view that is sent. Raises `UsageError`."""
     if choice != APPEND and view != "effective":
         raise UsageError(
             f"--superseded {choice} goes with the view effective", on=label, hint="leave out --view"

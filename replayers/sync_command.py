@@ -17,10 +17,9 @@ from replayers.changes import Changes
 from replayers.lane import Lane, work
 from replayers.outcome import TRIES
 from replayers.plan_report import show_plans
-from replayers.replay import BATCH_ROWS, Settings
 from replayers.sending import check_elsewhere, lanes_to, say, seal_quietly, stream_of
 from replayers.stream import Stream
-from replayers.superseding import CHOICES
+from replayers.sync_options import Sending, sending_options
 from replayers.sync_report import exit_code, print_reports, report_of, whole
 from replayers.watch import Watch, display
 
@@ -32,61 +31,9 @@ TRIES_LIVE = 2
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option(
-    "--to",
-    "specs",
-    multiple=True,
-    required=True,
-    metavar="TARGET",
-    help="mlflow, trackio, wandb, or an address such as mlflow:sqlite:///m.db. May be repeated.",
-)
 @selecting
-@click.option("--state", metavar="FOLDER", help="Where cursors and ledgers are kept.")
-@click.option(
-    "--view",
-    type=click.Choice(["effective", "all"]),
-    default="effective",
-    show_default=True,
-    help="What is sent: all events, or the history.",
-)
-@click.option(
-    "--superseded",
-    type=click.Choice(CHOICES),
-    help="What becomes of superseded points that a target holds. [default: append, or "
-    "what eventlog.toml says]",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    metavar="ROWS",
-    help="Rows that are sent, confirmed and acknowledged at once. "
-    f"[default: {BATCH_ROWS}, or what the target says]",
-)
-@click.option(
-    "--adopt-by-name",
-    is_flag=True,
-    help="Take over the one run of that name which no journal made.",
-)
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1, max=64),
-    metavar="N",
-    help="How many runs are sent at once, to each target. [default: 1; with --watch 4]",
-)
-@click.option(
-    "--rate",
-    metavar="ROWS",
-    help="Rows a second, at most, to each target; 30/min and 1000/h are rates too.",
-)
+@sending_options
 @click.option("--watch", is_flag=True, help="Follow runs while they are written, new ones too.")
-@click.option(
-    "--interval",
-    type=click.FloatRange(min=0.05),
-    default=1.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="With --watch: how often to look for what is new.",
-)
 @click.option(
     "--until-finished",
     is_flag=True,
@@ -121,17 +68,9 @@ TRIES_LIVE = 2
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON report.")
 def sync(
     paths: tuple[str, ...],
-    specs: tuple[str, ...],
     chosen: Selection,
-    state: str | None,
-    view: str,
-    superseded: str | None,
-    batch: int | None,
-    adopt_by_name: bool,
-    jobs: int | None,
-    rate: str | None,
+    how: Sending,
     watch: bool,
-    interval: float,
     until_finished: bool,
     grace: float,
     drain: float | None,
@@ -145,10 +84,8 @@ def sync(
         raise UsageError("--until-finished goes with --watch")
     if watch and (repair or retry_quarantined or dry_run):
         raise UsageError("--repair, --retry-quarantined and --dry-run do not go with --watch")
-    settings = Settings(
-        view=view,
-        batch_rows=batch,
-        adopt_by_name=adopt_by_name,
+    state = how.state
+    settings = how.settings(
         repair=repair,
         retry_quarantined=retry_quarantined,
         # A lane that stays tries again by itself, and says so.
@@ -162,15 +99,15 @@ def sync(
         if watch:
             changes = Changes(paths, chosen.patterns, belongs=Asker(chosen))
             lanes = lanes_to(
-                specs,
+                how.specs,
                 changes.runs,
                 changes.paths,
                 stop,
-                jobs=jobs or JOBS_LIVE,
-                rate=rate,
+                jobs=how.jobs or JOBS_LIVE,
+                rate=how.rate,
                 stay=True,
-                superseded=superseded,
-                view=view,
+                superseded=how.superseded,
+                view=how.view,
             )
             with display(as_json=as_json) as show:
                 following = Watch(
@@ -178,7 +115,7 @@ def sync(
                     lanes,
                     lambda found, lane: stream_of(found, lane, state, settings),
                     state=state,
-                    interval=interval,
+                    interval=how.interval,
                     until_finished=until_finished,
                     grace=grace,
                     drain=drain,
@@ -193,14 +130,14 @@ def sync(
             check_elsewhere(found)
             places = sorted({item.journal for item in found})
             lanes = lanes_to(
-                specs,
+                how.specs,
                 lambda: found,
                 places,
                 stop,
-                jobs=jobs or JOBS,
-                rate=rate,
-                superseded=superseded,
-                view=view,
+                jobs=how.jobs or JOBS,
+                rate=how.rate,
+                superseded=how.superseded,
+                view=how.view,
             )
             report_unreadable(bad)
             if dry_run:

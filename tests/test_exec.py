@@ -12,8 +12,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import eventlog
+from eventlog.cli.main import run as cli
+from eventlog.resume import EXEC
+from replayers import exec_command
+from replayers.beside import Beside
+from replayers.registry import _memory
+from replayers.to_memory import StoredRun
+from tests.test_standing import signals
+
+__all__ = ["signals"]  # a fixture is used by its name
 
 Exec = Callable[..., "subprocess.Popen[str]"]
 
@@ -219,6 +231,68 @@ def test_runs_of_other_programs_in_the_journal_are_left_alone(tmp_path: Path, st
     _out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
     assert losses(tmp_path / "t") == WHOLE
+
+
+def test_the_sync_beside_does_what_the_options_of_sync_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    class Told:
+        def __init__(self, _command: object, _environ: object, what: Any, _drain: object) -> None:
+            told.append(json.loads(json.dumps(what)))  # as it goes through the pipe
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr(exec_command, "Supervisor", Told)
+    journal, runs = tmp_path / "j", _memory("beside", lambda *_: b"").runs  # type: ignore[attr-defined]
+    for steps in (range(30), range(20, 50)):
+        options = [
+            "--to",
+            "memory:beside",
+            "--superseded",
+            "new-run",
+            "--batch",
+            "7",
+            "--interval",
+            "0.05",
+        ]
+        assert cli(["exec", *options, "--dir", str(journal), "true"]) == 0
+        what = told.pop()
+        monkeypatch.setenv(EXEC, what["token"])
+        with eventlog.init("p", "n", id="from-name", dir=journal, quiet=True) as run:
+            for step in steps:
+                run.log({"a": step / 7}, step=step)
+        reading, writing = os.pipe()
+        os.write(writing, b"drain\n")
+        Beside(what, reading).run()
+        os.close(reading)
+        os.close(writing)
+    old, new = runs.values()
+    assert (old.replaced_by, points(old), points(new)) == ("memory-" + [*runs][1], 30, 50)
+    assert old.sends == 6  # of at most seven rows
+
+
+def points(stored: StoredRun) -> int:
+    return sum(table.num_rows for tables in stored.points.values() for table in tables)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--superseded", "rebuild", "--view", "all"], "goes with the view effective"),
+        (["--superseded", "some"], "is not one of"),
+        (["--rate", "fast"], "fast"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_the_program_starts(
+    tmp_path: Path, options: list[str], says: str, capsys: Any
+) -> None:
+    program = ["--to", "memory", "--", "touch", str(tmp_path / "started")]
+    assert cli(["exec", *options, *program]) == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def children(pid: int) -> list[int]:

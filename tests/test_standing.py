@@ -109,6 +109,28 @@ def test_prometheus_reads_what_is_printed(journal: Path, capsys: Any) -> None:
     assert cli(["status", str(journal), "--prometheus", "--json"]) == 2
 
 
+def test_what_was_chosen_for_superseded_points_is_shown(tmp_path: Path, capsys: Any) -> None:
+    journal, to = tmp_path / "j", ["--to", "memory:standing7"]
+    for steps in (range(30), range(20, 50)):
+        with eventlog.init("p", "n", id="from-name", dir=journal, quiet=True) as run:
+            for step in steps:
+                run.log({"a": step / 7}, step=step)
+        assert cli(["sync", str(journal), *to]) == 0
+    (row,) = rows(capsys, journal)
+    first = row["known_as"]
+    assert (row["superseded_choice"], row["replaced"]) == ("append", [])
+    assert cli(["sync", str(journal), *to, "--superseded", "new-run"]) == 0
+    (row,) = rows(capsys, journal)
+    assert (row["superseded_choice"], row["replaced"]) == ("new-run", [first])
+    families = parsed(status(capsys, journal, "--prometheus"))
+    ((labels, value),) = families["eventlog_target_superseded_choice"]
+    assert (labels["choice"], value) == ("new-run", 1.0)
+    assert cli(["diff", run.id, "--journal", str(journal), *to, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["superseded_choice"], found["replaced"]) == ("new-run", [first])
+    assert found["superseded"] == 0
+
+
 def test_the_ledger_is_shown_of_a_run_by_name(
     journal: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
