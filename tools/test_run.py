@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import shutil
 import subprocess
@@ -31,18 +32,36 @@ def main(arguments: list[str]) -> int:
         ("formatter", ["ruff", "format", "--quiet", "--check", *CHECKED]),
         ("types", ["mypy", "--no-error-summary"]),
     ]
-    failed = []
-    for name, command in checks:
-        begun = time.monotonic()
-        code = subprocess.run([sys.executable, "-m", *command], cwd=TOP, check=False).returncode
-        print(f"{name}: {'ok' if not code else 'FAILED'} ({time.monotonic() - begun:.0f} s)")
-        failed += [name] if code else []
     # Tests that share a server stay on one worker (tests/conftest.py); more workers than cores,
-    # because much of the time goes into waiting for processes that start, die and time out.
-    code = run("pytest", ["-n", "4", "--dist", "loadgroup", "--durations", "10", *long])
-    if failed:
-        print(f"FAILED: {', '.join(failed)}")
-    return code or int(bool(failed))
+    # because much of the time goes into waiting for processes that start, die and time out. The
+    # other checks take what the tests leave of the cores, one after another.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        try:
+            others = [(name, pool.submit(check, command)) for name, command in checks]
+            code = run("pytest", ["-n", "4", "--dist", "loadgroup", "--durations", "10", *long])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        done = [(name, *other.result()) for name, other in others]
+    for _, _, text, _ in done:
+        print(text, end="")
+    print(", ".join(f"{name} {'FAILED' if bad else 'ok'} ({s:.0f} s)" for name, bad, _, s in done))
+    return code or int(any(bad for _, bad, _, _ in done))
+
+
+def check(command: list[str]) -> tuple[bool, str, float]:
+    """Run a check; return whether it failed, what it wrote, and its seconds."""
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=TOP,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode != 0, done.stdout, time.monotonic() - begun
 
 
 def run(module: str, arguments: list[str]) -> int:
