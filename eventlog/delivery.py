@@ -83,7 +83,8 @@ class Cursor:
     `footprint` is that of the run's folder (`footprint`) when everything in it was settled,
     `awaited` tells those in quarantine whose blobs had not come, `status` how the run stood then,
     `rewound` whether it said that it went back, `view` which view of it was settled (""
-    in cursors of earlier versions: ``effective``, unless they were told another). `restarts` tells,
+    in cursors of earlier versions: ``effective``, unless they were told another), `keys` which
+    metrics the target gets, by globs (`replayers.keys`; none: all). `restarts` tells,
     by attempt key, at which step it was found to start again, and how, when something was
     delivered on that (`eventlog.views`).
 
@@ -91,7 +92,8 @@ class Cursor:
     (`replayers.superseding`), "" for ``append``; `looked` what was known when it was last looked for
     some; `generation` which run of the target is written to, "" for the first; `replaced` the
     target's ids and the generations of the ones before, of which the last is `unmarked` until the
-    target says so itself.
+    target says so itself. `unproven` says that no sync came to its end since the target had to be
+    asked what it holds: it has to be asked again.
     """
 
     run: str
@@ -109,12 +111,14 @@ class Cursor:
     status: str = ""
     rewound: bool = False
     view: str = ""
+    keys: list[str] = dataclasses.field(default_factory=list)
     restarts: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     superseded: str = ""
     looked: str = ""
     generation: str = ""
     replaced: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     unmarked: bool = False
+    unproven: bool = False
 
     def mark(self, writer: str) -> Mark:
         """Return how far a writer is."""

@@ -64,6 +64,7 @@ class Beside:
                     stay=True,
                     superseded=how.superseded,
                     view=how.view,
+                    keys=how.keys,
                 )
             except EventlogError as error:
                 say(f"nothing is sent to {spec.partition(':')[0]}: {error}")

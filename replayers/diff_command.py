@@ -17,6 +17,7 @@ from eventlog.delivery import Cursor, Delivery, state_folder
 from eventlog.errors import IntegrityError, UsageError
 from eventlog.views import AsOf, View, effective, open_view
 from replayers.compare import Comparer, Difference
+from replayers.keys import only, shown
 from replayers.loop import recorded_restarts
 from replayers.outcome import DEFAULT_VIEW
 from replayers.positions import Positions
@@ -60,13 +61,17 @@ def diff(
             # As the syncs that delivered it took it.
             sent = effective(item.folder, recorded=recorded_restarts(cursor), ripe=True)
             opened = sent if view == DEFAULT_VIEW else opened
-        found, known_as = _compare(item, target, opened, sent, delivery)
+        keys = tuple(cursor.keys)
+        opened = only(opened, keys)
+        found, known_as = _compare(item, target, opened, sent and only(sent, keys), delivery)
     finally:
         target.close()
     label = f"{target.kind}:{target.address}"
     if cursor.replaced and not as_json:
         former = ", ".join(id for id, _generation in cursor.replaced)
         output.say(output.safe(f"{known_as} replaced {former} ({cursor.superseded})"))
+    if keys and not as_json:
+        output.say(output.safe(f"compared: metrics of {shown(keys)}, as they were sent"))
     if as_json:
         output.print_json({**report(item, label, known_as, view, found), **chosen(cursor)})
     else:
@@ -167,9 +172,12 @@ def report(
 
 
 def chosen(cursor: Cursor) -> dict[str, Any]:
-    """Return what is done with superseded points there, and the runs that were replaced for it."""
+    """Return which metrics are sent there (none: all), what is done with superseded points, and the
+    runs that were replaced for it.
+    """
     replaced = [known_as for known_as, _generation in cursor.replaced]
-    return {"superseded_choice": cursor.superseded or APPEND, "replaced": replaced}
+    choice = cursor.superseded or APPEND
+    return {"keys": cursor.keys, "superseded_choice": choice, "replaced": replaced}
 
 
 def _print(found: Difference) -> None:

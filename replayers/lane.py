@@ -71,6 +71,8 @@ class Lane:
         self.breaker = Breaker()
         #: What becomes of superseded points that it holds (`replayers.superseding`).
         self.superseded = "append"
+        #: Which metrics it gets (`replayers.keys`); None: as each run was sent before.
+        self.keys: tuple[str, ...] | None = None
         #: Why nothing is sent to it any more, and the exit code of that.
         self.given_up: tuple[str, int] | None = None
         self._make = make

@@ -43,6 +43,7 @@ from replayers.batches import (
 from replayers.binding import bind, durable_events
 from replayers.compare import Comparer, Difference
 from replayers.durable import Durable
+from replayers.keys import check_keys, only
 from replayers.outcome import DEFAULT_VIEW, Outcome, Progress, Settings, rows_at_once
 from replayers.pace import Pace
 from replayers.positions import Positions
@@ -96,7 +97,9 @@ class Loop:
         self.still_ours = still_ours
         self.footprint = ""
         self.parts: dict[str, list[Header]] = {}
-        self.cursor, self.known = delivery.load()
+        self.cursor, there = delivery.load()
+        #: Whether the cursor tells all that the target may hold.
+        self.known = there and not self.cursor.unproven
         self.durable = Durable(found.folder, files)
         self.held = Positions()
         self.tallies: dict[str, Tally] = {}
@@ -113,8 +116,10 @@ class Loop:
         self.widened = False
         self.footprint = footprint(self.folder)
         self.parts = headers(self.folder)
-        vars(self).pop("view", None)
+        for name in ("view", "sent"):
+            vars(self).pop(name, None)
         self._bind()
+        self._choose_keys()
         self._note_view()
         lost = self._unreadable()
         for writer, reason in lost.items():
@@ -130,6 +135,7 @@ class Loop:
             ended = seen.status != RUNNING and not self.outcome.missing
             if ended and self._supersede(ended=True) and not self._send_all():
                 return self.outcome
+            self.known = True
             self._settle_view()
             if not self.outcome.missing:
                 self._mark_former()
@@ -217,7 +223,7 @@ class Loop:
 
     def _save(self, cursor: Cursor) -> None:
         self.still_ours()
-        self.cursor = dataclasses.replace(cursor, synced=time.time_ns())
+        self.cursor = dataclasses.replace(cursor, synced=time.time_ns(), unproven=not self.known)
         self.delivery.save(self.cursor)
 
     def _set_aside(self, writer: str, seqs: list[int], waiting: list[int]) -> None:
@@ -264,7 +270,7 @@ class Loop:
         if self.cursor.looked == looked or not (ended or decided(view)):
             return False
         session, label = self.session(), self.outcome.target
-        compare = functools.partial(Comparer, self.folder, self.target, session, view)
+        compare = functools.partial(Comparer, self.folder, self.target, session, self.sent)
         held = compare(settings=False).run(details=False).superseded
         generation = generations(view)[0]
         if not held or (choice == NEW_RUN and self.cursor.generation == generation):
@@ -330,6 +336,21 @@ class Loop:
         self._record_restarts(view)
         return view
 
+    @functools.cached_property
+    def sent(self) -> View:
+        """What of the view the target gets."""
+        return only(self.view, tuple(self.cursor.keys))
+
+    def _choose_keys(self) -> None:
+        """Take the choice of metrics with the first delivery, and refuse another one later."""
+        wanted = self.settings.keys
+        if wanted is None or list(wanted) == self.cursor.keys:
+            return
+        check_keys(wanted, self.cursor, self.outcome.target)
+        self.delivery.record(NOTE, {"keys": list(wanted)})
+        self.delivery.sync_ledger()
+        self._save(dataclasses.replace(self.cursor, keys=list(wanted)))
+
     def _record_restarts(self, view: Effective) -> None:
         """Remember where attempts start again: what is delivered on it cannot be taken back."""
         told = dict(self.cursor.restarts)
@@ -384,7 +405,7 @@ class Loop:
                     self.outcome.more = True
                     return
                 self.pace.wait(0)
-                self._batch(writer, table, self.view.rows(writer, table))
+                self._batch(writer, table, self.sent.rows(writer, table))
                 self.moved = True
                 done = sum(self._acked().values())
                 self.progress(done, max(sum(self._ends().values()), done))
@@ -438,7 +459,7 @@ class Loop:
         for writer in found.positions.writers():
             for table in at_positions(self.folder, writer, found.positions):
                 for part in batches(table, rows_at_once(self.settings, self.target)):
-                    rows = self.view.rows(writer, part)
+                    rows = self.sent.rows(writer, part)
                     self.durable.make(writer)
                     self._deliver(writer, rows, how=how)
         self.outcome.repaired = len(found.positions)
@@ -453,7 +474,7 @@ class Loop:
             )
 
     def _compared(self, session: Session) -> Difference:
-        comparer = Comparer(self.folder, self.target, session, self.view, cursor=self.cursor)
+        comparer = Comparer(self.folder, self.target, session, self.sent, cursor=self.cursor)
         return comparer.run()
 
     def _retry(self, writer: str) -> None:
@@ -470,7 +491,7 @@ class Loop:
                 self._retry_batch(writer, part)
 
     def _retry_batch(self, writer: str, table: pa.Table) -> None:
-        rows = self.view.rows(writer, table)
+        rows = self.sent.rows(writer, table)
         done = set(table.column("seq").to_pylist())
         if rows.num_rows:
             self.durable.make(writer)
@@ -565,7 +586,7 @@ class Loop:
             if table is None:
                 continue
             first = table.slice(0, int(table.column("seq").to_numpy().searchsorted(mark.sent + 1)))
-            rows = metrics(self.view.rows(writer, first))
+            rows = metrics(self.sent.rows(writer, first))
             if rows.num_rows and not self.sender.again(
                 functools.partial(session.confirm, with_writer(rows, writer))
             ):

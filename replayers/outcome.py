@@ -24,7 +24,7 @@ class Settings:
     `retry_quarantined` sends again what the target refused for good; `repair` compares the run
     with the target afterwards, point by point, and sends what is missing. `batch_rows` is None
     where the target may say how many rows it takes at once. `superseded` is the choice of
-    `replayers.superseding`.
+    `replayers.superseding`, `keys` that of `replayers.keys`: None goes on with the one before.
     """
 
     view: str = DEFAULT_VIEW
@@ -35,6 +35,7 @@ class Settings:
     retry_quarantined: bool = False
     repair: bool = False
     superseded: str = "append"
+    keys: tuple[str, ...] | None = None
 
 
 def rows_at_once(settings: Settings, target: object) -> int:

@@ -14,6 +14,7 @@ from eventlog.reader import WriterReader, headers
 from eventlog.views import Effective, effective, open_view
 from replayers.batches import batches, points
 from replayers.batches import events as count
+from replayers.keys import check_keys, only
 from replayers.loop import recorded_restarts
 from replayers.outcome import DEFAULT_VIEW, Settings, rows_at_once
 from replayers.replay import delivery_of, unchanged
@@ -42,6 +43,8 @@ class Plan:
     superseded:
         The choice for superseded points that the target holds (`replayers.superseding`): whether it
         holds some is asked when it is synced.
+    keys:
+        Globs of the metrics that are sent; () for all of them (`replayers.keys`).
     """
 
     id: str
@@ -55,6 +58,7 @@ class Plan:
     mappings: dict[str, int] = dataclasses.field(default_factory=dict)
     seconds: float | None = None
     superseded: str = "append"
+    keys: tuple[str, ...] = ()
 
 
 def plan(found: Found, target: Target, state: str, settings: Settings) -> Plan:
@@ -71,9 +75,18 @@ def plan(found: Found, target: Target, state: str, settings: Settings) -> Plan:
     label = f"{target.kind}:{target.address}"
     if known and unchanged(found, delivery, settings) is not None:
         return Plan(
-            run.id, run.project, run.name, label, first=False, superseded=settings.superseded
+            run.id,
+            run.project,
+            run.name,
+            label,
+            first=False,
+            superseded=settings.superseded,
+            keys=tuple(cursor.keys),
         )
-    view = open_view(found.folder, settings.view)
+    keys = tuple(cursor.keys) if settings.keys is None else settings.keys
+    if list(keys) != cursor.keys:
+        check_keys(keys, cursor, label)
+    view = only(open_view(found.folder, settings.view), keys)
     left_out = _left_out(found, cursor, settings)
     events = new = size = 0
     rules: Counter[str] = Counter()
@@ -111,6 +124,7 @@ def plan(found: Found, target: Target, state: str, settings: Settings) -> Plan:
         dict(rules),
         seconds,
         settings.superseded,
+        keys,
     )
 
 

@@ -30,7 +30,7 @@ def show_plans(
     for lane in lanes:
         for item in found:
             try:
-                told = dataclasses.replace(settings, superseded=lane.superseded)
+                told = dataclasses.replace(settings, superseded=lane.superseded, keys=lane.keys)
                 plans.append(plan(item, lane.target, state_folder(item.journal, state), told))
                 codes.append(0)
             except (OSError, EventlogError) as error:

@@ -81,6 +81,25 @@ def told_of(spec: str, places: list[str], setting: str) -> str | None:
     return str(section[setting]) if section and setting in section else None
 
 
+def list_of(spec: str, places: list[str], setting: str) -> list[str]:
+    """Return a setting of texts (``keys``), as `told_of` finds it; none where there is none.
+
+    Raises
+    ------
+    UsageError
+        If it is no list of texts, or the file cannot be read.
+    """
+    section = None if ":" in spec or spec in _kinds() else _section(spec, places)
+    found = (section or {}).get(setting, [])
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise UsageError(
+            f"{setting} of the target {spec!r} is no list of texts",
+            on=CONFIG_FILE,
+            hint=f'{setting} = ["loss", "val/*"]',
+        )
+    return found
+
+
 def _without_secret(text: str) -> str:
     return f"***@{text.rpartition('@')[2]}" if "@" in text else text
 

@@ -149,6 +149,8 @@ def unchanged(found: Found, delivery: Delivery, settings: Settings | None = None
     """
     cursor, known = delivery.load()
     wanted = settings and (settings.view, settings.superseded)
+    if settings and settings.keys is not None and list(settings.keys) != cursor.keys:
+        return None
     if wanted not in (None, (cursor.view or DEFAULT_VIEW, cursor.superseded or APPEND)):
         return None
     if not known or not cursor.footprint or cursor.footprint != footprint(found.folder):

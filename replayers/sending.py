@@ -13,10 +13,11 @@ from eventlog.cli import output
 from eventlog.delivery import state_folder
 from eventlog.errors import EventlogError, UsageError
 from eventlog.seal import seal
+from replayers.keys import keys_of
 from replayers.lane import Lane
 from replayers.outcome import DEFAULT_VIEW
 from replayers.pace import Pace, parse_rate
-from replayers.registry import target_of, told_of
+from replayers.registry import list_of, target_of, told_of
 from replayers.replay import Progress, Settings, delivery_of, unchanged
 from replayers.stream import Stream
 from replayers.superseding import APPEND, check_choice
@@ -38,6 +39,7 @@ def lanes_to(
     stay: bool = False,
     superseded: str | None = None,
     view: str = DEFAULT_VIEW,
+    keys: Sequence[str] = (),
 ) -> list[Lane]:
     """Return a lane for each target that a user named.
 
@@ -53,6 +55,8 @@ def lanes_to(
         Rows a second, as a user writes it; over that of ``eventlog.toml``.
     superseded, view:
         The choice of `replayers.superseding`, likewise, and the view with which it has to go.
+    keys:
+        Globs of the metrics that the targets get (`replayers.keys`), likewise.
 
     Raises
     ------
@@ -65,6 +69,8 @@ def lanes_to(
         make = functools.partial(target_of, spec, runs, places)
         lane = Lane(make, jobs=jobs, stay=stay, pace=pace, tell=say)
         lane.superseded = superseded or told_of(spec, sorted(places), "superseded") or APPEND
+        globs = keys or list_of(spec, sorted(places), "keys")
+        lane.keys = keys_of(globs) if globs else None
         check_choice(lane.superseded, lane.target, lane.label, view)
         lanes.append(lane)
     return lanes
@@ -78,7 +84,7 @@ def stream_of(
     progress: Progress = lambda settled, events: None,
 ) -> Stream:
     """Return a run on its way into a lane's target."""
-    settings = dataclasses.replace(settings, superseded=lane.superseded)
+    settings = dataclasses.replace(settings, superseded=lane.superseded, keys=lane.keys)
     return Stream(found, state_folder(found.journal, state), settings, lane.pace, progress)
 
 

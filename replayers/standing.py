@@ -39,6 +39,8 @@ class Standing:
     superseded_choice:
         What the last sync was told to do with superseded points that the target holds
         (`replayers.superseding`).
+    keys:
+        Globs of the metrics that it gets, all of them if there is none (`replayers.keys`).
     replaced:
         The target's own ids of the runs that the one written to replaced, the oldest first.
     """
@@ -58,6 +60,7 @@ class Standing:
     synced: int | None = None
     unreadable: tuple[str, ...] = ()
     superseded_choice: str | None = None
+    keys: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
 
 
@@ -105,6 +108,7 @@ def standings(item: Found, cursors: Sequence[Cursor]) -> Iterator[Standing]:
             cursor.synced,
             lost,
             cursor.superseded or APPEND,
+            tuple(cursor.keys),
             tuple(known_as for known_as, _generation in cursor.replaced),
         )
 

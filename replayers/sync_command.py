@@ -108,6 +108,7 @@ def sync(
                 stay=True,
                 superseded=how.superseded,
                 view=how.view,
+                keys=how.keys,
             )
             with display(as_json=as_json) as show:
                 following = Watch(
@@ -138,6 +139,7 @@ def sync(
                 rate=how.rate,
                 superseded=how.superseded,
                 view=how.view,
+                keys=how.keys,
             )
             report_unreadable(bad)
             if dry_run:

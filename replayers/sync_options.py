@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from replayers.keys import keys_of
 from replayers.outcome import BATCH_ROWS, DEFAULT_VIEW, Settings
 from replayers.pace import parse_rate
 from replayers.superseding import CHOICES, check_view
@@ -22,8 +23,8 @@ class Sending:
     ----------
     specs:
         What `replayers.registry.make_target` takes, a target each.
-    superseded, rate:
-        None for what ``eventlog.toml`` says.
+    superseded, keys, rate:
+        None, or nothing, for what ``eventlog.toml`` says.
     batch, jobs:
         None for the default.
     interval:
@@ -34,6 +35,7 @@ class Sending:
     state: str | None = None
     view: str = DEFAULT_VIEW
     superseded: str | None = None
+    keys: tuple[str, ...] = ()
     batch: int | None = None
     adopt_by_name: bool = False
     jobs: int | None = None
@@ -53,7 +55,7 @@ class Sending:
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Sending:
         """Return what `told` gave."""
-        return cls(**{**told, "specs": tuple(told["specs"])})
+        return cls(**{**told, **{name: tuple(told[name]) for name in ("specs", "keys")}})
 
 
 _OPTIONS = (
@@ -79,6 +81,14 @@ _OPTIONS = (
         type=click.Choice(CHOICES),
         help="What becomes of superseded points that a target holds. [default: append, or "
         "what eventlog.toml says]",
+    ),
+    click.option(
+        "--key",
+        "keys",
+        multiple=True,
+        metavar="GLOB",
+        help="Only metrics of these keys, of runs that a target does not have yet; kept from then "
+        "on. May be repeated. [default: all, or what eventlog.toml says]",
     ),
     click.option(
         "--batch",
@@ -122,7 +132,7 @@ def sending_options(command: Callable[..., int]) -> Callable[..., int]:
     Raises
     ------
     UsageError
-        When it is called, for a rate that is none, or options that do not go together.
+        When it is called, for a rate or a glob that is none, or options that do not go together.
     """
 
     @functools.wraps(command)
@@ -130,6 +140,7 @@ def sending_options(command: Callable[..., int]) -> Callable[..., int]:
         how = Sending(**{name: given.pop(name) for name in _NAMES})
         if how.rate is not None:
             parse_rate(how.rate)
+        keys_of(how.keys)
         if how.superseded is not None:
             check_view(how.superseded, how.view)
         return command(how=how, **given)
