@@ -79,7 +79,8 @@ class Writer:
         What the header of each segment says of the run, the attempt and the launch; the process
         is added here, because a fork changes it.
     warn:
-        Called with a sentence, at most once a kind of trouble.
+        Called with a sentence, at most once a kind of trouble; never under a lock of this writer,
+        because what it calls (handlers of `logging`, with locks of their own) may log here.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Writer:
         self.options = options or Options()
         self._identity = dict(identity)
         self._files = files
-        self._warn = warn
+        self._tell = warn
         self._commits = self.options.commits
         self._shapes = Shapes()
         self._reset(random_writer(), None)
@@ -111,7 +112,9 @@ class Writer:
         self._deferred: deque[Pending] = deque()
         self._backlog = Backlog(self.options.memory_bytes)
         self._closed = False
-        self._close_later = False
+        # What is to be done once the lock is let go of: sentences to tell, None to close.
+        self._later: deque[str | None] = deque()
+        self._warn: Callable[[str], None] = self._later.append
         self._last: tuple[Last, int] | None = None
         self._armed = False
         self._identity = {**self._identity, **process(), "parent_writer": parent}
@@ -179,13 +182,14 @@ class Writer:
                     )
                     seq = self._append_shape(shape, now, step, fitted, kind, data) if fast else None
             finally:
-                if self._close_later:
-                    self._close_if_asked()
+                if self._later:
+                    self._do_later()
             if fast:
                 return seq if self.options.durability != "sync" else self._synced(seq)
         taken = take(kind, data, self.put_blob)
         if taken.twice:
             self._warn(f"keys given twice in one call keep their last value: {taken.twice[:3]}")
+            self._do_later()
         seq = None
         if taken.rows:
             seq = self.append_rows(taken.rows, step, now)
@@ -261,8 +265,8 @@ class Writer:
                     if self._deferred:
                         self._take_deferred()
         finally:
-            if self._close_later:
-                self._close_if_asked()
+            if self._later:
+                self._do_later()
         return seq if self.options.durability != "sync" else self._synced(seq)
 
     def _must_be_open(self) -> None:
@@ -385,7 +389,7 @@ class Writer:
             self._commit_all(names=names)
         finally:
             running.release()
-            self._close_if_asked()
+            self._do_later()
 
     def _commit_all(self, *, names: bool) -> None:
         while self._drained_some():  # the lock is let go of in between
@@ -449,14 +453,24 @@ class Writer:
             if last is not None:
                 self._last = last, clock.time_ns() if time is None else time
             if self._inside:
-                self._close_later = True
+                self._later.append(None)
                 return
         self._close()
+        self._do_later()
 
-    def _close_if_asked(self) -> None:
-        if self._close_later and not self._lock._is_owned():  # type: ignore[attr-defined]
-            self._close_later = False
-            self._close()
+    def _do_later(self) -> None:
+        """Do what could not be done under the lock, unless this thread still holds it."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            return
+        while self._later:
+            try:
+                text = self._later.popleft()
+            except IndexError:  # another thread, or a handler, was quicker
+                return
+            if text is None:
+                self._close()
+            else:
+                self._tell(text)
 
     def _close(self) -> None:
         self._background.stop()

@@ -11,6 +11,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
@@ -30,6 +32,8 @@ log = logging.getLogger("eventlog")
 
 _MOST_WARNINGS = 1000
 _LONGEST_WARNING = 2000
+#: A handler of `logging` that logs to the run may provoke the next warning with each one.
+_WARNINGS_AT_ONCE = 10
 
 
 class Run:
@@ -60,6 +64,8 @@ class Run:
         self._quiet = quiet
         self._strict = strict
         self._warned: set[str] = set()
+        self._untold: deque[str] = deque()
+        self._telling = threading.local()
         self._finished = False
         #: Called with the run when it has ended.
         self.at_end: list[Callable[[Run], None]] = []
@@ -277,11 +283,24 @@ class Run:
         self._warn(str(error))
 
     def _warn(self, text: str) -> None:
-        """Say something once; what it is about may be text of any length."""
+        """Say something once; what it is about may be text of any length. What a handler of
+        `logging` makes this say meanwhile is said when that has returned.
+        """
         text = text if len(text) <= _LONGEST_WARNING else text[:_LONGEST_WARNING] + "..."
-        if text not in self._warned and len(self._warned) < _MOST_WARNINGS:
-            self._warned.add(text)
-            log.warning("eventlog: %s", text)
+        if text in self._warned or len(self._warned) >= _MOST_WARNINGS:
+            return
+        self._warned.add(text)
+        self._untold.append(text)
+        if getattr(self._telling, "now", False):
+            return
+        self._telling.now = True
+        try:
+            for _ in range(_WARNINGS_AT_ONCE):
+                # Another thread may have said it; a handler that raises must not end training.
+                with contextlib.suppress(Exception):
+                    log.warning("eventlog: %s", self._untold.popleft())
+        finally:
+            self._telling.now = False
 
 
 def _in_signal_handler() -> bool:
