@@ -1,9 +1,10 @@
 """The `eventlog` command in processes of their own that start warm.
 
 Each command is a fork of a process that has imported what it needs (a third of a second for the
-command line, several for MLflow), with its own arguments, variables, folder, output and exit code:
-it can be killed at any moment and leaves nothing behind in its parent. Tests of the start itself
-(the README's commands, a closed pipe) start cold.
+command line, several for MLflow), with its own arguments, variables, folder, output and exit code,
+in a process group of its own: it can be killed at any moment, alone or with what it started, and
+leaves nothing behind in its parent. Tests of the start itself (the README's commands, a closed
+pipe) start cold.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ COMMAND = (
 #: What a command that brings runs into an MLflow database imports besides.
 MLFLOW = "mlflow.store.tracking.sqlalchemy_store"
 
+#: What a command calls with its arguments; it returns the exit code.
+CALL = "eventlog.cli.main:run"
+ROOT = Path(__file__).resolve().parents[1]
+
 _SERVER = """
 import importlib, json, os, select, signal, sys
+sys.path[0] = sys.argv[2]
 for name in sys.argv[1].split():
     importlib.import_module(name)
-from eventlog.cli.main import run
 
 def child(order):
     for number in (signal.SIGCHLD, signal.SIGINT):
@@ -45,7 +50,8 @@ def child(order):
     sys.argv = ["eventlog", *order["arguments"]]
     code = 1
     try:
-        code = run(order["arguments"])
+        module, name = order["call"].split(":")
+        code = getattr(importlib.import_module(module), name)(order["arguments"])
     except BaseException:
         import traceback
         traceback.print_exc()
@@ -81,6 +87,7 @@ while True:
             pid = os.fork()
             if not pid:
                 child(json.loads(line))
+            os.setpgid(pid, pid)
             os.write(1, b"started %d\\n" % pid)
 """
 
@@ -121,6 +128,11 @@ class Process:
         """SIGKILL it."""
         self.send_signal(signal.SIGKILL)
 
+    def kill_group(self) -> None:
+        """SIGKILL it and what it started, unless it has ended."""
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for the end and return what was written to stdout and stderr."""
         try:
@@ -138,7 +150,7 @@ class _Server:
     def __init__(self, imports: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="eventlog-warm-")
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, imports],
+            [sys.executable, "-c", _SERVER, imports, str(ROOT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -149,12 +161,12 @@ class _Server:
         self._rest = b""
         self._count = 0
 
-    def start(self, arguments: list[str], env: dict[str, str], cwd: str) -> Process:
+    def start(self, call: str, arguments: list[str], env: dict[str, str], cwd: str) -> Process:
         self._count += 1
         out, err = (Path(self._folder.name, f"{self._count}.{name}") for name in ("out", "err"))
         for path in (out, err):
             path.touch()
-        order: dict[str, Any] = {"arguments": arguments, "env": env, "cwd": cwd}
+        order: dict[str, Any] = {"call": call, "arguments": arguments, "env": env, "cwd": cwd}
         line = json.dumps(order | {"out": str(out), "err": str(err)}) + "\n"
         self._stream(self._process.stdin).write(line.encode())
         while not self._started:
@@ -195,11 +207,12 @@ def start(
     env: dict[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     imports: str = "",
+    call: str = CALL,
 ) -> Process:
-    """Start ``eventlog ARGUMENT ...``."""
+    """Start ``eventlog ARGUMENT ...``, or have another function called with the arguments."""
     server = _server(f"{COMMAND} {imports}")
     return server.start(
-        arguments, dict(os.environ if env is None else env), str(cwd or os.getcwd())
+        call, arguments, dict(os.environ if env is None else env), str(cwd or os.getcwd())
     )
 
 

@@ -36,12 +36,17 @@ def free_port() -> int:
 
 
 def make_database(path: Path, factory: pytest.TempPathFactory) -> None:
-    """Put an empty MLflow database there: a copy of one that the session makes once, in a process
-    of its own, because the migrations take MLflow many seconds.
-    """
+    """Put an empty MLflow database there: a copy of one that the session makes once."""
     shared = factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
         shared = shared.parent
+    copy_empty(path, shared)
+
+
+def copy_empty(path: Path, shared: Path) -> None:
+    """Put a copy of the empty MLflow database of a folder there. It is made once, in a process of
+    its own, because the migrations take MLflow many seconds.
+    """
     made = shared / "mlflow-empty.db"
     with (shared / "mlflow-empty.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,0 +1,294 @@
+"""A sync that is to be killed: what it does in its fork of a warm process, and how it shows that.
+
+`live` is what `tests.warm` calls. It runs the `eventlog` command as it is, with three additions:
+
+* each call of the loop (see `CALLS`) is noted on a `Board`, which whoever kills it reads;
+* at a call that its plan names it kills itself: before it, behind it, or in the middle of a batch;
+* the process that runs Trackio or wandb is forked before anything else is done, from this process,
+  which has imported them: a start that takes a second otherwise. It speaks through the same pipes,
+  is the child of the sync, and dies with it by the same means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import mmap
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+#: What a sync can be at; the first three are no call of the loop.
+CALLS = (
+    "beginning", "between calls", "ended", "sealing", "lease", "open", "held", "durable", "send",
+    "confirm", "ledger", "cursor", "close",
+)  # fmt: skip
+BEGINNING, BETWEEN, ENDED = range(3)
+#: The module of each target's child process, and what it imports there.
+WORKERS = {
+    "trackio": ("replayers.trackio_worker", "trackio.sqlite_storage"),
+    "wandb": ("replayers.wandb_worker", "wandb wandb.apis.public"),
+}
+_LENGTH = struct.Struct(">I")
+
+
+class Board:
+    """A file that two processes share: what a sync is at, and since when.
+
+    Attributes
+    ----------
+    at:
+        The index in `CALLS`.
+    calls:
+        How many calls of the loop were begun.
+    begun, ended:
+        When, in nanoseconds of `time.monotonic_ns`; 0 for not yet.
+    worker:
+        The process id of its child, if it has one.
+    """
+
+    _FIELDS = ("at", "calls", "begun", "ended", "worker")
+
+    def __init__(self, path: str) -> None:
+        with open(path, "ab") as file:
+            file.truncate(mmap.PAGESIZE)
+        with open(path, "r+b") as file:
+            self.__dict__["_map"] = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+
+    def clear(self) -> None:
+        """Forget the sync before."""
+        for name in self._FIELDS:
+            setattr(self, name, 0)
+
+    def __getattr__(self, name: str) -> int:
+        return int(struct.unpack_from("<Q", self._map, 8 * self._FIELDS.index(name))[0])
+
+    def __setattr__(self, name: str, value: int) -> None:
+        struct.pack_into("<Q", self._map, 8 * self._FIELDS.index(name), value)
+
+
+def live(arguments: list[str]) -> int:
+    """Run ``eventlog ARGUMENT ...`` behind a plan: JSON of what `Life` takes."""
+    plan, *rest = arguments
+    return Life(**json.loads(plan)).run(rest)
+
+
+class Life:
+    """One sync.
+
+    Parameters
+    ----------
+    board:
+        The file of the `Board`.
+    at, when:
+        The number of the call, from 1, at which it kills itself (0: never), and ``before``,
+        ``half`` (of what is sent) or ``after``.
+    group:
+        Whether it kills all that it started as well.
+    worker:
+        A name of `WORKERS`, if its target has such a child.
+    """
+
+    def __init__(
+        self, board: str, *, at: int = 0, when: str = "", group: bool = False, worker: str = ""
+    ) -> None:
+        self._board = Board(board)
+        self._at, self._when, self._group = at, when, group
+        self._worker = worker
+
+    def run(self, arguments: list[str]) -> int:
+        if self._worker:
+            self._board.worker = prepare(self._worker)
+        self._interpose()
+        from eventlog.cli.main import run
+
+        self._board.begun = time.monotonic_ns()
+        try:
+            return run(arguments)
+        finally:
+            self._board.at, self._board.ended = ENDED, time.monotonic_ns()
+
+    def call(
+        self, name: str, action: Callable[[], Any], half: Callable[[], Any] = lambda: None
+    ) -> Any:
+        """Do something that is shown on the board."""
+        board = self._board
+        board.calls += 1
+        dies = self._when if board.calls == self._at else ""
+        board.at = CALLS.index(name)
+        if dies == "half":
+            half()
+        if dies in ("before", "half"):
+            self._die()
+        try:
+            done = action()
+            if dies == "after":
+                self._die()
+            return done
+        finally:
+            board.at = BETWEEN
+
+    def _die(self) -> None:
+        if self._group:
+            kill_worker(self._board)
+            os.killpg(0, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _interpose(self) -> None:
+        from eventlog.delivery import Delivery
+        from replayers import sending
+        from replayers.conformance import Interposed
+        from replayers.durable import Durable
+        from replayers.lease import Lease
+        from tests.targets.kept import KIND, KeptModel
+
+        life, known = self, sending.target_of
+
+        class Shown(Interposed):
+            def call(
+                self, name: str, action: Callable[[], Any], half: Callable[[], Any] = lambda: None
+            ) -> Any:
+                return life.call(name, action, half)
+
+        def target_of(spec: str, *rest: Any) -> Any:
+            kind, _colon, address = spec.partition(":")
+            return Shown(KeptModel(address) if kind == KIND else known(spec, *rest))
+
+        sending.target_of = target_of
+        for place, method, name in (
+            (sending, "seal", "sealing"),
+            (Delivery, "save", "cursor"),
+            (Delivery, "record", "ledger"),
+            (Delivery, "sync_ledger", "ledger"),
+            (Durable, "make", "durable"),
+            (Lease, "__enter__", "lease"),
+        ):
+            setattr(place, method, self._shown(name, getattr(place, method)))
+
+    def _shown(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def shown(*arguments: Any, **more: Any) -> Any:
+            return self.call(name, lambda: function(*arguments, **more))
+
+        return shown
+
+
+def kill_worker(board: Board) -> None:
+    """SIGKILL the child of a sync with all that it started, if that is a group of its own."""
+    if board.worker:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(board.worker, signal.SIGKILL)
+
+
+# ------------------------------------------------------------------------------ the child
+
+
+def prepare(name: str) -> int:
+    """Fork the child of a target's kind, and have the target find it instead of starting one;
+    return its process id.
+    """
+    parts = {"trackio": "replayers.trackio_local", "wandb": "replayers.wandb_child"}
+    spare = Spare(importlib.import_module(WORKERS[name][0]))
+    importlib.import_module(parts[name]).subprocess = _Subprocess(spare)  # type: ignore[attr-defined]
+    return spare.pid
+
+
+class Spare:
+    """A process that has begun to be a child; as far as it goes, a `subprocess.Popen`."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.returncode: int | None = None
+        parent = os.getpid()
+        requests, write = os.pipe()
+        read, answers = os.pipe()
+        self.file = str(module.__file__)
+        self.pid = os.fork()
+        if not self.pid:
+            for fd in (write, read):
+                os.close(fd)
+            try:
+                self._begin(module, parent, requests, answers)
+            finally:
+                os._exit(1)
+        for fd in (requests, answers):
+            os.close(fd)
+        self.stdin = os.fdopen(write, "wb", buffering=0)
+        self.stdout = os.fdopen(read, "rb", buffering=0)
+
+    def _begin(self, module: ModuleType, parent: int, requests: int, answers: int) -> None:
+        size = os.read(requests, _LENGTH.size)
+        if not size:
+            return
+        body = b""
+        while len(body) < _LENGTH.unpack(size)[0]:
+            body += os.read(requests, _LENGTH.unpack(size)[0] - len(body))
+        told = json.loads(body)
+        if told["session"]:
+            os.setsid()
+        os.environ.clear()
+        os.environ.update(told["env"])
+        os.chdir(told["cwd"])
+        for fd, number in ((requests, 0), (answers, 1), (os.open(os.devnull, os.O_RDWR), 2)):
+            os.dup2(fd, number)
+            os.close(fd)
+        look_into(told["env"].get("TRACKIO_DIR"))
+        module.main(parent)
+
+    def begin(self, env: dict[str, str], cwd: str | None, *, session: bool) -> Spare:
+        """Let it begin, as a process that was just started."""
+        body = json.dumps({"env": env, "cwd": cwd or os.getcwd(), "session": session}).encode()
+        self.stdin.write(_LENGTH.pack(len(body)) + body)
+        return self
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        end = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if end is not None and time.monotonic() > end:
+                raise subprocess.TimeoutExpired("worker", timeout or 0.0)
+            time.sleep(0.002)
+        return code
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class _Subprocess:
+    """The module `subprocess`, in which one process was started before."""
+
+    def __init__(self, spare: Spare) -> None:
+        self._spare: Spare | None = spare
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+    def Popen(self, command: list[str], **how: Any) -> Any:
+        spare, self._spare = self._spare, None
+        if spare is None or command[1] != spare.file:
+            return subprocess.Popen(command, **how)
+        session = bool(how.get("start_new_session"))
+        return spare.begin(how["env"], how.get("cwd"), session=session)
+
+
+def look_into(folder: str | None) -> None:
+    """Have Trackio, which asks for its folder once, look into another one."""
+    if folder is None:
+        return
+    places = {"TRACKIO_DIR": "", "MEDIA_DIR": "media", "ARTIFACTS_DIR": "artifacts"}
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+        for constant, below in places.items():
+            if hasattr(sys.modules[name], constant):
+                setattr(sys.modules[name], constant, Path(folder, below))
