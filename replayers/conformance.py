@@ -25,270 +25,33 @@ otherwise `Conformance.points` of them.
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import dataclasses
 import os
 import shutil
 import threading
 import time
-import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from eventlog.catalog import Found, find_all
+from eventlog.catalog import Found
 from eventlog.errors import EventlogError, IntegrityError, TemporaryError
-from eventlog.event import CONFIG, METRIC, NOTE, STATE, SUMMARY, TAG, Row
-from eventlog.home import prepare
-from eventlog.journal import Options, Writer
-from eventlog.layout import run_folder
-from eventlog.runfile import RunFile, claim
+from eventlog.event import METRIC
 from eventlog.views import open_view
 from replayers.compare import Comparer, Difference
+from replayers.conformance_backend import Backend, has
+from replayers.conformance_death import Dead, Interposed
+from replayers.conformance_journal import append, found_in, make_journal, poison
 from replayers.conformance_proxy import Fault, Proxy
 from replayers.lease import Lease
 from replayers.outcome import Outcome, Settings
 from replayers.replay import delivery_of, replay, run_info
-from replayers.target import RunInfo, Session, Target
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from replayers.superseding import APPEND, CHOICES
 
 __all__ = ["Backend", "Conformance", "Dead", "Fault", "Proxy"]
 
 QUICK = Settings(batch_rows=12, tries=2, backoff=(0.0, 0.01))
 #: Answers of a server that say: not now.
 TEMPORARY = (408, 429, 500, 502, 503, 504)
-
-
-class Backend(abc.ABC):
-    """One backend under test. `target` is all that must be there; a suite whose backend leaves out
-    another method sets the tests that need it to None, and fails if it does not.
-    """
-
-    @abc.abstractmethod
-    def target(self) -> Target:
-        """Return a client of the backend as a new process would make it."""
-
-    def abandon(self, target: Target) -> None:
-        """Let go of a target as the death of its process does: nothing is flushed or finished."""
-        target.close()
-
-    def stop(self) -> None:
-        """Kill the backend's server. Leave this out if there is none."""
-        raise NotImplementedError
-
-    def start(self) -> None:
-        """Start the server again, on the same address and data."""
-        raise NotImplementedError
-
-    def stranger(self, run: RunInfo, known_as: str) -> None:
-        """Write something under the identity of a run that was delivered, as somebody else."""
-        raise NotImplementedError
-
-    def empty(self, run: RunInfo, known_as: str) -> None:
-        """Delete a run that was delivered, behind our back."""
-        raise NotImplementedError
-
-    def proxied(self, proxy: Proxy) -> Target:
-        """Return a target that talks to the backend through a proxy, for backends of HTTP; set
-        ``proxy.port`` to that of the server.
-        """
-        raise NotImplementedError
-
-
-def has(backend: Backend, ability: str) -> bool:
-    """Return whether a backend's author gave a method of `Backend`."""
-    return getattr(type(backend), ability) is not getattr(Backend, ability)
-
-
-class Dead(BaseException):
-    """Ends a sync as a SIGKILL would: nobody catches it."""
-
-
-# ------------------------------------------------------------------------------ a journal
-
-
-VALUES: dict[str, Any] = {
-    "loss": 0.1 + 0.2,
-    "nan": float("nan"),
-    "inf": float("inf"),
-    "minus inf": float("-inf"),
-    "minus zero": -0.0,
-    "smallest": 5e-324,
-    "largest": 1.7976931348623157e308,
-    "big": 2**53 + 1,
-    "bigger": 10**400,
-    "bool": True,
-    "none": None,
-    "text": "é\0\x1b[31m\n",
-    "list": [1, 2.5, None, {"a": "b"}],
-    "dict": {"deep": {"er": 1}},
-    "bytes": b"\x00\xff",
-}
-KEYS = (
-    "",
-    " ",
-    "..",
-    "../../etc/passwd",
-    "a/b/../c",
-    "key with spaces",
-    "ключ",
-    "\x1b[0m\0",
-    "%2e%2e",
-    "k" * 400,
-    "_step",
-    "step",
-    "time",
-    "timestamp",
-    "project",
-    "_runtime",
-    "_wandb",
-    "__proto__",
-    "system/gpu",
-    "'; DROP TABLE metrics; --",
-)
-
-
-def make_journal(folder: Path, *, events: int = 24, hostile: bool = True, id: str = "") -> Found:
-    """Make a journal of one run: a writer that goes on, hostile keys and values, settings.
-
-    Parameters
-    ----------
-    events:
-        Events with three plain metrics each, before the hostile ones.
-    id:
-        The run's id; a new one if it is empty.
-    """
-    prepare(str(folder))
-    id = id or uuid.uuid4().hex[:16]
-    place = run_folder(str(folder), "conformance", id)
-    os.makedirs(place, exist_ok=True)
-    claim(place, RunFile(id, "conformance", f"run {id}"))
-    writer = append(place, id, events)
-    if hostile:
-        _hostile(writer, events)
-    writer.append(SUMMARY, {"best": 0.25, "text": "x"}, None)
-    writer.append(STATE, {"state": "finished", "exit_code": 0}, None)
-    writer.close()
-    return found_in(folder, id)
-
-
-def found_in(folder: Path, id: str) -> Found:
-    """Return the run of that id of a journal."""
-    (found,), _bad = find_all([str(folder)], [id])
-    return found
-
-
-def append(place: str, id: str, events: int, first: int = 0) -> Writer:
-    """Append events to a run as a new attempt; return its writer, still open."""
-    start = time.time_ns()
-    attempt = {"key": uuid.uuid4().hex, "start": start, "evidence": "explicit"}
-    identity = {"project": "conformance", "name": f"run {id}", "attempt": attempt}
-    writer = Writer(place, id, identity, options=Options(durability="memory"))
-    writer.append(CONFIG, {"lr": 1e-3, "first": first, "nested": {"a": 1}}, None)
-    writer.append(TAG, {"tag one": True}, None)
-    for step in range(first, first + events):
-        row = {"loss": 1 / (step + 1), "reward": step / 7, "tokens": step * 2048}
-        writer.append(METRIC, row, step)
-    return writer
-
-
-def _hostile(writer: Writer, step: int) -> None:
-    for key, value in VALUES.items():
-        writer.append(METRIC, {f"v/{key}": value}, step)
-    writer.append(METRIC, {key: i / 3 for i, key in enumerate(KEYS)}, step + 1)
-    writer.append(METRIC, {"no step": 1.5}, None)
-    writer.append(METRIC, {"loss": -1.0}, -(2**40))
-    writer.append(METRIC, {"loss": 2.0}, 2**40)
-    for _ in range(3):  # the same key, step and value, at three times
-        writer.append(METRIC, {"again": 1.0}, 7)
-    writer.append(NOTE, {"a note": "x"}, None)
-
-
-def poison(writer: Writer) -> None:
-    """Append an event with a value that is not what its type says."""
-    writer.append_rows([Row("loss", METRIC, "int64", None, b"no number")], 1)
-
-
-# ------------------------------------------------------------------------------ death
-
-
-class Interposed:
-    """A target whose calls do what a test wants: `fault` is asked with the number of the call, from
-    1, and its name; it answers ``before``, ``half`` (of a batch), ``after`` or None, and what is
-    raised then.
-    """
-
-    def __init__(
-        self,
-        target: Target,
-        fault: Callable[[int, str], tuple[str, BaseException] | None] = lambda n, name: None,
-    ) -> None:
-        self.inner = target
-        self.fault = fault
-        self.calls: list[str] = []
-        self.kind, self.address = target.kind, target.address
-        self.rules, self.folds = target.rules, target.folds
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def open(self, run: RunInfo) -> Session:
-        session: Session = self.call("open", lambda: _Session(self, self.inner.open(run)))
-        return session
-
-    def image(self, batch: pa.Table) -> pa.Table:
-        return self.inner.image(batch)
-
-    def close(self) -> None:
-        self.inner.close()
-
-    def call(
-        self, name: str, action: Callable[[], Any], half: Callable[[], Any] = lambda: None
-    ) -> Any:
-        """Do something, or a part of it, and raise what is wanted."""
-        self.calls.append(name)
-        when, error = self.fault(len(self.calls), name) or ("", None)
-        if error is None:
-            return action()
-        if when == "half":
-            half()
-        if when == "after":
-            action()
-        raise error
-
-
-class _Session:
-    def __init__(self, target: Interposed, session: Session) -> None:
-        self._target = target
-        self._session = session
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def held(self) -> Any:
-        return self._target.call("held", self._session.held)
-
-    def send(self, batch: pa.Table) -> Any:
-        middle = batch.column("seq")[batch.num_rows // 2].as_py()
-        at = int(batch.column("seq").to_numpy().searchsorted(middle))
-
-        def half() -> None:
-            if at:
-                self._session.send(batch.slice(0, at))
-
-        return self._target.call("send", lambda: self._session.send(batch), half)
-
-    def confirm(self, batch: pa.Table) -> Any:
-        return self._target.call("confirm", lambda: self._session.confirm(batch))
-
-    def close(self, state: Any) -> Any:
-        return self._target.call("close", lambda: self._session.close(state))
-
-
-# ------------------------------------------------------------------------------ the suite
 
 
 class Conformance:
@@ -302,28 +65,34 @@ class Conformance:
 
     # ---------------------------------------------------------------- helpers
 
-    def sync(self, found: Found, backend: Backend, state: Path) -> Outcome:
+    def sync(
+        self, found: Found, backend: Backend, state: Path, superseded: str = APPEND
+    ) -> Outcome:
         """Bring a run into the backend with a target of its own, as a process would."""
         target = backend.target()
+        settings = dataclasses.replace(self.settings, superseded=superseded)
         try:
-            return replay(found, target, str(state), settings=self.settings)
+            return replay(found, target, str(state), settings=settings)
         finally:
             target.close()
 
-    def sync_patiently(self, found: Found, backend: Backend, state: Path) -> Outcome:
+    def sync_patiently(
+        self, found: Found, backend: Backend, state: Path, superseded: str = APPEND
+    ) -> Outcome:
         """Sync until the backend takes it: what died a moment ago may hold it up for a while."""
         for _ in range(20):
             with contextlib.suppress(TemporaryError):
-                return self.sync(found, backend, state)
+                return self.sync(found, backend, state, superseded)
             time.sleep(0.3)
-        return self.sync(found, backend, state)
+        return self.sync(found, backend, state, superseded)
 
     def difference(self, found: Found, backend: Backend, state: Path) -> Difference:
         """Compare every point of the run with what the backend reads back."""
         target = backend.target()
         try:
             cursor, _known = delivery_of(found, target, str(state)).load()
-            session = target.open(run_info(found, cursor.known_as))
+            info = run_info(found, cursor.known_as, generation=cursor.generation)
+            session = target.open(info)
             view = open_view(found.folder)
             return Comparer(found.folder, target, session, view, cursor=cursor).run()
         finally:
@@ -337,7 +106,13 @@ class Conformance:
         assert result.held == result.expected, (result.held, result.expected)
 
     def dies(
-        self, found: Found, backend: Backend, state: Path, at: int, when: str
+        self,
+        found: Found,
+        backend: Backend,
+        state: Path,
+        at: int,
+        when: str,
+        superseded: str = APPEND,
     ) -> tuple[bool, list[str]]:
         """Sync with a target that dies at a call; return whether it did, and all calls."""
 
@@ -346,20 +121,22 @@ class Conformance:
 
         inner = backend.target()
         target = Interposed(inner, fault)
+        settings = dataclasses.replace(self.settings, superseded=superseded)
         try:
-            replay(found, target, str(state), settings=self.settings)
+            replay(found, target, str(state), settings=settings)
         except Dead:
             backend.abandon(inner)
             return True, target.calls
         inner.close()
         return False, target.calls
 
-    def chosen(self, count: int) -> list[int]:
-        """Return the points to try, of 1 to `count`."""
-        if os.environ.get("EVENTLOG_CONFORMANCE") == "long" or count <= self.points:
+    def chosen(self, count: int, points: int = 0) -> list[int]:
+        """Return the points to try, of 1 to `count`: so many, or those of the suite."""
+        points = points or self.points
+        if os.environ.get("EVENTLOG_CONFORMANCE") == "long" or count <= points:
             return list(range(1, count + 1))
-        step = (count - 1) / max(self.points - 1, 1)
-        return sorted({1 + round(step * i) for i in range(self.points)})
+        step = (count - 1) / max(points - 1, 1)
+        return sorted({1 + round(step * i) for i in range(points)})
 
     # ---------------------------------------------------------------- tests
 
@@ -517,6 +294,45 @@ class Conformance:
         self.sync(found, backend, tmp_path / "s")
         self.check(found, backend, tmp_path / "s")
 
+    def test_superseded_points_that_are_held_become_what_was_chosen(
+        self, backend: Backend, tmp_path: Path
+    ) -> None:
+        for choice in self._choices(backend):
+            state = tmp_path / choice / "s"
+            found = self._gone_back(backend, tmp_path / choice, choice)
+            second = self.sync(found, backend, state, choice)
+            if choice == APPEND:
+                result = self.difference(found, backend, state)
+                assert result.explained, result.causes
+                assert result.superseded == 9, result.causes
+                continue
+            self.check(found, backend, state)
+            again = self.sync(found, backend, state, choice)
+            assert (again.sent, again.contacted) == (0, False)
+            shutil.rmtree(state)
+            lost = self.sync(found, backend, state, choice)
+            assert (lost.known_as, lost.points) == (second.known_as, 0)
+            self.check(found, backend, state)
+
+    def test_killed_at_any_call_for_superseded_points_the_next_sync_ends_exact(
+        self, backend: Backend, tmp_path: Path
+    ) -> None:
+        for choice in self._choices(backend)[1:]:
+            found = self._gone_back(backend, tmp_path / choice, choice)
+            state = tmp_path / choice / "s"
+            _died, calls = self.dies(found, backend, state, 10**9, "before", choice)
+            for turn, at in enumerate(self.chosen(len(calls), max(3, self.points // 3))):
+                case = tmp_path / choice / str(at)
+                again = self._gone_back(backend, case, choice)
+                when = ("after", "before", "half")[turn % 3]
+                died, _calls = self.dies(again, backend, case / "s", at, when, choice)
+                assert died, (choice, at, when, calls)
+                if turn % 2:
+                    shutil.rmtree(case / "s")
+                outcome = self.sync_patiently(again, backend, case / "s", choice)
+                assert outcome.settled == outcome.events, (choice, at, when)
+                self.check(again, backend, case / "s")
+
     def test_a_server_that_dies_is_temporary_and_loses_nothing(
         self, backend: Backend, tmp_path: Path
     ) -> None:
@@ -579,6 +395,20 @@ class Conformance:
             assert result.held == result.expected, fault
 
     # ---------------------------------------------------------------- more helpers
+
+    def _choices(self, backend: Backend) -> list[str]:
+        """Return what the target can do with superseded points, `APPEND` first."""
+        target = backend.target()
+        able = getattr(target, "superseded", ())
+        target.close()
+        return [choice for choice in CHOICES if choice == APPEND or choice in able]
+
+    def _gone_back(self, backend: Backend, case: Path, choice: str) -> Found:
+        """Return a run that was delivered, and then went back and logged three steps again."""
+        found = make_journal(case / "j", events=8, hostile=False)
+        self.sync(found, backend, case / "s", choice)
+        append(found.folder, found.run.id, 6, first=5).close()
+        return found
 
     def _refused(self, found: Found, backend: Backend, state: Path, words: str) -> None:
         try:

@@ -264,8 +264,8 @@ class Loop:
             self._save(dataclasses.replace(self.cursor, superseded=choice))
         if choice == APPEND or not isinstance(view := self.view, Effective):
             return False
-        if not any(mark.attempted for mark in self.cursor.writers.values()):
-            return False  # nothing was sent
+        if not self._anything_held():
+            return False
         looked = signature(choice, view, ended=ended)
         if self.cursor.looked == looked or not (ended or decided(view)):
             return False
@@ -294,6 +294,14 @@ class Loop:
                 f"a new run replaces {session.known_as}, of which {held} points were superseded"
             )
         return True
+
+    def _anything_held(self) -> bool:
+        """Return whether anything was sent; without a cursor only the target knows."""
+        attempted = any(mark.attempted for mark in self.cursor.writers.values())
+        if attempted or self.known:
+            return attempted
+        self.session()
+        return len(self.held) > 0
 
     def _start_again(self, cursor: Cursor, told: dict[str, Any]) -> None:
         """Take a cursor that knows nothing to be held. What was attempted before is asked for."""

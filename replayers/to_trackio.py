@@ -72,7 +72,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from eventlog.errors import UsageError
-from replayers.superseding import APPEND, NEW_RUN
+from replayers.superseding import CHOICES
 from replayers.target import Change, RunInfo
 from replayers.trackio_http import HttpStore
 from replayers.trackio_local import LocalStore
@@ -108,7 +108,7 @@ class TrackioTarget:
     kind = "trackio"
     rules = RULES
     folds = False
-    superseded = frozenset((APPEND, NEW_RUN))
+    superseded = frozenset(CHOICES)
 
     def __init__(
         self, address: str, *, read_blob: ReadBlob | None = None, patience: float = 5.0

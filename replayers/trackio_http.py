@@ -109,6 +109,10 @@ class HttpStore:
             logs.append(head | {"log_id": log_id, "step": step, "metrics": metrics})
         self._call("POST", "/api/bulk_log", {"logs": logs, "hf_token": None})
 
+    def delete(self, project: str, run_id: str) -> None:
+        """Delete a run; only reading tells whether it is gone."""
+        self._call("POST", "/api/delete_run", {"project": project, "run": None, "run_id": run_id})
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()

@@ -151,18 +151,31 @@ class LocalStore:
         text = json.dumps(head)[:-1] + f', "config": {config or "null"}, "rows": ['
         self._ask("".join((text, ",".join(rows), "]}")).encode())
 
+    def delete(self, project: str, run_id: str) -> None:
+        """Delete a run, in one transaction.
+
+        Raises
+        ------
+        Retry
+            If a lock is held, or the child died: nobody knows whether it was deleted.
+        UsageError
+            If there is no Trackio that can be used.
+        """
+        request = {"op": "delete", "project": project, "run_id": run_id, "patience": self._patience}
+        self._ask(json.dumps(request).encode(), "delete the run")
+
     def check(self) -> str:
         """Return Trackio's version. Raises `UsageError` if there is none that can be used."""
         return str(self._ask(b'{"op": "hello"}'))
 
-    def _ask(self, request: bytes) -> Any:
+    def _ask(self, request: bytes, doing: str = "store a batch") -> Any:
         with self._lock:
             reply = self._exchange(request)
         error, what = reply.get("error"), reply.get("what", "")
         if error is None:
             return reply.get("ok")
         if error == "busy":
-            raise Retry(f"Trackio could not store a batch now ({what})", on=self.folder)
+            raise Retry(f"Trackio could not {doing} now ({what})", on=self.folder)
         if error == "refused":
             raise RefusedError(f"Trackio refused rows ({what})", on=self.folder)
         if error == "missing":
@@ -171,12 +184,12 @@ class LocalStore:
                 hint="pip install 'eventlog-journal[trackio]'; an old Trackio may need "
                 "'huggingface_hub<1.32'",
             )
-        raise EventlogError(f"Trackio failed to store a batch ({what})", on=self.folder)
+        raise EventlogError(f"Trackio failed to {doing} ({what})", on=self.folder)
 
     def _exchange(self, request: bytes) -> dict[str, Any]:
         """Send a request and wait for the answer, with a new child if the last one has died.
 
-        A request may be sent twice: storing is idempotent.
+        A request may be sent twice: storing and deleting are idempotent.
         """
         for attempt in (1, 2):
             child = self._started()

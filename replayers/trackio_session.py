@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventlog.errors import IntegrityError
 from replayers.positions import Positions
-from replayers.target import Change, Foreign, Rejected, RunInfo, RunState, writer_of
+from replayers.target import Change, Foreign, Rejected, Retry, RunInfo, RunState, writer_of
 from replayers.trackio_config import (
     CONFIG_KINDS,
     Config,
@@ -60,6 +60,12 @@ _OTHER_ROWS = "SELECT 1 FROM metrics WHERE run_id = ? AND (log_id < ? OR log_id 
 _OTHER_RUNS = "SELECT 1 FROM metrics WHERE log_id >= ? AND log_id < ? AND run_id <> ? LIMIT 1"
 _LOST_ROWS = "SELECT 1 FROM metrics WHERE run_id = ? AND log_id IS NULL LIMIT 1"
 _SYSTEM_ROWS = "SELECT 1 FROM system_metrics WHERE run_id = ? LIMIT 1"
+_ALERTS = "SELECT 1 FROM alerts WHERE run_id = ? LIMIT 1"
+_ARTIFACTS = "SELECT 1 FROM run_artifact_links WHERE run_id = ? LIMIT 1"
+_MORE_ARTIFACTS = "SELECT 1 FROM external_run_artifact_links WHERE run_id = ? LIMIT 1"
+#: Anything of a run that is left.
+_ROWS_LEFT = "SELECT 1 FROM metrics WHERE run_id = ? LIMIT 1"
+_CONFIG_LEFT = "SELECT 1 FROM configs WHERE run_id = ? LIMIT 1"
 
 
 class TrackioSession:
@@ -318,7 +324,40 @@ class TrackioSession:
         if config != stored:
             self._store.write(self.project, name, self.known_as, [], dumps(config))
 
+    def discard(self) -> None:
+        """Delete the run in Trackio, for good; `open` finds none then.
+
+        Raises
+        ------
+        Foreign
+            If it is not ours alone.
+        Retry
+            If it could not be deleted now.
+        """
+        self._refuse_foreign()
+        for what, sql in (
+            ("alerts", _ALERTS),
+            ("artifacts", _ARTIFACTS),
+            ("artifacts", _MORE_ARTIFACTS),
+        ):
+            if self._any(sql):
+                raise Foreign(
+                    f"the run {self.known_as} is not rebuilt: somebody added {what} to it; nothing "
+                    "was deleted",
+                    on=f"project {self.project}",
+                    hint="--superseded new-run leaves it as it is",
+                )
+        self._store.delete(self.project, self.known_as)
+        if self._any(_ROWS_LEFT) or self._any(_CONFIG_LEFT):
+            raise Retry(
+                f"the run {self.known_as} was deleted, and Trackio still has it",
+                on=f"project {self.project}",
+            )
+
     # -------------------------------------------------------------------- reading
+
+    def _any(self, sql: str) -> bool:
+        return any(True for _ in self._query(sql, self.known_as))
 
     def _query(self, sql: str, *args: Any) -> Iterator[tuple[Any, ...]]:
         return self._store.query(self.project, sql, args)

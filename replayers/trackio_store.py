@@ -35,6 +35,9 @@ class Store(Protocol):
     ) -> None:
         """Store rows, or a config, in one transaction."""
 
+    def delete(self, project: str, run_id: str) -> None:
+        """Delete a run, whole or not at all; nothing happens where there is none."""
+
     def check(self) -> str:
         """Return Trackio's version."""
 

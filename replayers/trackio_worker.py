@@ -6,7 +6,8 @@ is imported here and never in the process that replays. The parent starts this f
 bytes, the length, big-endian; then that many bytes of JSON.
 
 Requests are ``{"op": "hello"}``, ``{"op": "prepare", "project": ...}`` (complete the project's
-tables) and ``{"op": "write", ...}`` (see `write`); an answer has either ``ok`` or ``error``, one of
+tables), ``{"op": "write", ...}`` and ``{"op": "delete", ...}`` (see `write` and `delete`); an answer
+has either ``ok`` or ``error``, one of
 
 * ``missing``: Trackio cannot be imported, or is not of a kind that is known here;
 * ``busy``: somebody else holds a lock, or the disk is full: nothing was stored, try later;
@@ -99,7 +100,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
                 SQLiteStorage.init_db(request["project"])
                 return {"ok": True}
-            write(**{key: value for key, value in request.items() if key != "op"})
+            action = delete if request["op"] == "delete" else write
+            action(**{key: value for key, value in request.items() if key != "op"})
         except BaseException as error:
             return {"error": verdict(error), "what": f"{type(error).__name__}: {error}"[:2000]}
     return {"ok": True}
@@ -178,6 +180,21 @@ def write(
         log_ids=log_ids,
         run_id=run_id,
     )
+
+
+def delete(*, project: str, run_id: str, patience: float) -> None:
+    """Delete a run in Trackio's own way, which is one transaction."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    if "run_id" not in inspect.signature(SQLiteStorage.delete_run).parameters:
+        raise _UnknownError("its SQLiteStorage.delete_run has no run_id")
+    database = os.path.join(os.environ["TRACKIO_DIR"], f"{project}.db")
+    if not os.path.exists(database):
+        return
+    _wait_for_lock(database, patience)
+    # Without a name nothing else is touched that bears the same one.
+    if not SQLiteStorage.delete_run(project, None, run_id=run_id):
+        raise sqlite3.OperationalError("Trackio could not delete the run: its database is busy")
 
 
 def _wait_for_lock(database: str, patience: float) -> None:

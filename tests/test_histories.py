@@ -23,7 +23,8 @@ from eventlog.journal import Options, Writer
 from eventlog.seal import seal
 from eventlog.views import open_view
 from replayers.compare import Comparer
-from replayers.conformance import Dead, Interposed, found_in
+from replayers.conformance_death import Dead, Interposed
+from replayers.conformance_journal import found_in
 from replayers.replay import Settings, delivery_of, replay, run_info
 from replayers.to_memory import MemoryTarget
 from tests import helpers

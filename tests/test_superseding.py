@@ -18,13 +18,11 @@ from eventlog.catalog import Found, find_all
 from eventlog.errors import IntegrityError, UsageError
 from eventlog.views import open_view
 from replayers.compare import Comparer
-from replayers.conformance import Dead, Interposed
+from replayers.conformance_death import Dead, Interposed
 from replayers.replay import Settings, delivery_of, replay, run_info
 from replayers.superseding import check_choice
 from replayers.target import Target
 from replayers.to_memory import MemoryTarget
-from replayers.to_mlflow import MlflowTarget
-from replayers.to_trackio import TrackioTarget
 
 QUICK = Settings(batch_rows=7, tries=2, backoff=(0.0, 0.001))
 NEW_RUN = dataclasses.replace(QUICK, superseded="new-run")
@@ -59,45 +57,28 @@ def quiet(found: Found, target: Target, state: str, settings: Settings) -> None:
     assert (again.contacted, again.sent, again.notes) == (False, 0, [])
 
 
-MAKERS: dict[str, Callable[[Path], Any]] = {
-    "memory": lambda _top: MemoryTarget(),
-    "mlflow": lambda top: MlflowTarget(f"sqlite:///{top}/m.db"),
-    "trackio": lambda top: TrackioTarget(str(top / "trackio")),
-}
-
-
-@pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("choice", ["new-run", "rebuild"])
-def test_the_effective_view_and_nothing_else_is_held(
-    kind: str, choice: str, tmp_path: Path, state: str
+def test_a_chain_of_attempts_ends_in_the_effective_view(
+    choice: str, tmp_path: Path, state: str
 ) -> None:
-    if kind == "mlflow":
-        pytest.importorskip("mlflow")
-    target = MAKERS[kind](tmp_path)
+    target = MemoryTarget()
     settings = dataclasses.replace(QUICK, superseded=choice)
-    try:
-        if choice not in target.superseded:
-            with pytest.raises(UsageError, match="cannot be done"):
-                check_choice(choice, target, "t", "effective")
-            return
-        first = replay(attempt(tmp_path, range(30)), target, state, settings=settings)
-        found = attempt(tmp_path, range(20, 50))
-        second = replay(found, target, state, settings=settings)
-        assert kinds(found, target, state) == {}
-        assert second.points == 50
-        quiet(found, target, state, settings)
-        assert (second.known_as == first.known_as) is (choice == "rebuild" and kind != "mlflow")
-        # A third attempt; and again with the state lost, which finds the same run.
-        found = attempt(tmp_path, range(40, 60))
-        third = replay(found, target, state, settings=settings)
-        assert kinds(found, target, state) == {}
-        shutil.rmtree(state)
-        lost = replay(found, target, state, settings=settings)
-        assert (lost.known_as, lost.points) == (third.known_as, 0)
-        assert kinds(found, target, state) == {}
-        quiet(found, target, state, settings)
-    finally:
-        target.close()
+    first = replay(attempt(tmp_path, range(30)), target, state, settings=settings)
+    found = attempt(tmp_path, range(20, 50))
+    second = replay(found, target, state, settings=settings)
+    assert kinds(found, target, state) == {}
+    assert second.points == 50
+    quiet(found, target, state, settings)
+    assert (second.known_as == first.known_as) is (choice == "rebuild")
+    # A third attempt; and again with the state lost, which finds the same run.
+    found = attempt(tmp_path, range(40, 60))
+    third = replay(found, target, state, settings=settings)
+    assert kinds(found, target, state) == {}
+    shutil.rmtree(state)
+    lost = replay(found, target, state, settings=settings)
+    assert (lost.known_as, lost.points) == (third.known_as, 0)
+    assert kinds(found, target, state) == {}
+    quiet(found, target, state, settings)
 
 
 def test_append_is_the_default_and_its_runs_have_one_identity(tmp_path: Path, state: str) -> None:
@@ -145,18 +126,17 @@ def test_killed_at_every_call_the_next_sync_finishes_it(
     found = attempt(tmp_path, range(5, 15))
     every = itertools.product(range(1, 40), ("before", "half", "after"))
     for at, when in itertools.islice(every, 0, None, repeats(23, 1)):
-        target = Discarding(at, when)
+        target, deadly = MemoryTarget(), Deadly(at, when)
         state = str(whole / f"{at}{when}")
         (before,), _bad = find_all([str(tmp_path / "before")])
         replay(before, target, state, settings=settings)
         try:
-            replay(found, Interposed(target, target.fault), state, settings=settings)
+            replay(found, Interposed(target, deadly), state, settings=settings)
         except Dead:
             pass
         else:
-            assert target.calls < at
+            assert deadly.calls < at
             break
-        target.at = 0
         if not keep:
             shutil.rmtree(state)
         outcome = replay(found, target, state, settings=settings)
@@ -169,33 +149,15 @@ def test_killed_at_every_call_the_next_sync_finishes_it(
     assert first.run.id == found.run.id
 
 
-class Discarding(MemoryTarget):
+class Deadly:
     """Dies at one call, deleting and marking among them."""
 
     def __init__(self, at: int, when: str) -> None:
-        super().__init__()
         self.at, self.when, self.calls = at, when, 0
 
-    def fault(self, _number: int, _name: str) -> Any:
-        self.calls += 1
-        return (self.when, Dead()) if self.calls == self.at else None
-
-    def open(self, run: Any) -> Any:
-        session = super().open(run)
-        for name in ("discard", "mark_replaced"):
-            setattr(session, name, self._dying(getattr(session, name)))
-        return session
-
-    def _dying(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> None:
-            dies = self.fault(0, "")
-            if dies and dies[0] == "before":
-                raise dies[1]
-            plain(*args)
-            if dies:
-                raise dies[1]
-
-        return call
+    def __call__(self, number: int, _name: str) -> Any:
+        self.calls = number
+        return (self.when, Dead()) if number == self.at else None
 
 
 def test_nothing_foreign_is_deleted(tmp_path: Path, state: str) -> None:

@@ -41,11 +41,20 @@ class TestMlflowDatabase(Conformance):
     # There is no server, and no network.
     test_a_server_that_dies_is_temporary_and_loses_nothing = None
     test_answers_of_a_bad_network_are_what_they_are_and_lose_nothing = None
+    test_killed_at_any_call_for_superseded_points_the_next_sync_ends_exact = None
 
     @pytest.fixture
     def backend(self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Database:
         make_database(tmp_path / "m.db", tmp_path_factory)
         return Database(tmp_path / "m.db")
+
+
+@pytest.mark.long
+class TestMlflowDatabaseWhole(TestMlflowDatabase):
+    points = 20
+    test_killed_at_any_call_for_superseded_points_the_next_sync_ends_exact = (
+        Conformance.test_killed_at_any_call_for_superseded_points_the_next_sync_ends_exact
+    )
 
 
 class Server(Database):

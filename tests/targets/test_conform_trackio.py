@@ -54,12 +54,21 @@ class TestTrackioFolder(Conformance):
     # There is no server, and no network.
     test_a_server_that_dies_is_temporary_and_loses_nothing = None
     test_answers_of_a_bad_network_are_what_they_are_and_lose_nothing = None
+    test_killed_at_any_call_for_superseded_points_the_next_sync_ends_exact = None
 
     @pytest.fixture
     def backend(self, tmp_path: Path) -> Iterator[Folder]:
         made = Folder(tmp_path / "trackio")
         yield made
         made.abandon(made.one)
+
+
+@pytest.mark.long
+class TestTrackioFolderWhole(TestTrackioFolder):
+    points = 20
+    test_killed_at_any_call_for_superseded_points_the_next_sync_ends_exact = (
+        Conformance.test_killed_at_any_call_for_superseded_points_the_next_sync_ends_exact
+    )
 
 
 class SelfHosted(Backend):

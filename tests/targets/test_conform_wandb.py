@@ -61,6 +61,8 @@ class TestWandb(_Wandb):
     test_of_two_syncs_at_once_one_leaves_and_the_target_is_exact = None
     test_a_server_that_dies_is_temporary_and_loses_nothing = None
     test_a_poisoned_event_holds_up_nothing = None
+    test_superseded_points_that_are_held_become_what_was_chosen = None
+    test_killed_at_any_call_for_superseded_points_the_next_sync_ends_exact = None
 
 
 @pytest.mark.long

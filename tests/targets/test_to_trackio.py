@@ -978,6 +978,66 @@ def test_a_server_killed_between_batches_is_down_and_later_exact(tmp_path):
         target.close()
 
 
+def rebuilt(address):
+    """Discard one of two runs of one name; return what is left of both, as positions."""
+    target = TrackioTarget(address)
+    described = batch([(100, NOW, None, {"config": {"lr": 1}, "summary": {"best": 2}})])
+    one, other = (RunInfo(id, "rebuilt", "the same name", NOW) for id in ("run-4", "run-5"))
+    for run in (one, other):
+        session = target.open(run)
+        session.send(pa.concat_tables([series(0, 9), described]))
+        session.close(RunState("finished"))
+    for _ in range(2):  # killed behind it, it is called again
+        target.open(one).discard()
+    sessions = [target.open(run) for run in (one, other)]
+    found = [(session.held().ranges("w0"), session.found_by) for session in sessions]
+    held = read_back(target.open(other))
+    target.close()
+    return found, held == multiset(target.image(series(0, 9)), target.image(described))
+
+
+def test_a_run_that_is_discarded_is_gone_and_its_namesake_is_whole(folder):
+    assert rebuilt(str(folder)) == ([((), None), (((0, 9),), "its id")], True)
+    assert sql(folder, "SELECT count(*) FROM configs", project="rebuilt") == [(1,)]
+
+
+def test_a_run_of_a_server_that_is_discarded_is_gone_and_its_namesake_is_whole(server):
+    assert rebuilt(server.address) == ([((), None), (((0, 9),), "its id")], True)
+
+
+@pytest.mark.parametrize(
+    ("insert", "what"),
+    [
+        ("alerts (run_id, timestamp, run_name, title) VALUES ('run-1', 't', 'n', 'x')", "alerts"),
+        (
+            "run_artifact_links (run_id, artifact_version_id, direction, created_at) "
+            "VALUES ('run-1', 1, 'output', 't')",
+            "artifacts",
+        ),
+    ],
+)
+def test_a_run_to_which_somebody_added_something_is_not_discarded(target, folder, insert, what):
+    session = target.open(RUN)
+    session.send(series(0, 9))
+    sql(folder, f"INSERT INTO {insert}")
+    with pytest.raises(Foreign, match=f"somebody added {what} to it; nothing was deleted"):
+        session.discard()
+    assert session.held() == Positions({"w0": [(0, 9)]})
+
+
+def test_a_run_cannot_be_discarded_while_somebody_holds_the_database(target, folder):
+    session = target.open(RUN)
+    session.send(series(0, 9))
+    with contextlib.closing(sqlite3.connect(folder / "ppo.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Retry, match="could not delete the run now"):
+            session.discard()
+        other.execute("ROLLBACK")
+    assert session.held() == Positions({"w0": [(0, 9)]})
+    session.discard()
+    assert session.held() == Positions()
+
+
 def _send_forever(folder, last):
     target = TrackioTarget(folder)
     session = target.open(RUN)
