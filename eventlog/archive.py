@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from eventlog import pages
 from eventlog.errors import FormatError, UsageError
 from eventlog.files import LOCAL, Files, Store
+from eventlog.formats import check_format
 from eventlog.layout import (
     RUN_PREFIX,
     SEALED,
@@ -57,7 +58,6 @@ from eventlog.sealed import (
     lost_of,
     open_parquet,
 )
-from eventlog.segment import check_format
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,11 +15,11 @@ from typing import Any
 
 from eventlog.archive import WholeArchive
 from eventlog.files import Files
+from eventlog.formats import FORMAT
 from eventlog.layout import SealedName
 from eventlog.runfile import RunFile
 from eventlog.sealed import WORDS, SealedFile
 from eventlog.sealedwriter import SealedWriter
-from eventlog.segment import FORMAT
 
 #: An archive has at most so many parts; it ends behind so many rows, and bytes of metadata.
 MOST_PARTS, FULL_ROWS, FULL_BYTES = 1024, 20_000_000, 4 * 2**20

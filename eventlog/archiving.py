@@ -31,7 +31,7 @@ from eventlog.compact import compact, difference
 from eventlog.errors import EventlogError, FormatError, TemporaryError
 from eventlog.files import LOCAL, Files
 from eventlog.layout import SEALED, ArchivedName, SealedName
-from eventlog.reader import Listing, listing
+from eventlog.listing import Listing, listing
 from eventlog.seal import clear, make_place, settle
 from eventlog.sealed import WORDS, SealedFile
 

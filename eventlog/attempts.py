@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eventlog.segment import Header
+if TYPE_CHECKING:
+    from eventlog.segment import Header
 
+#: How a run stands whose last attempt has not ended, or is gone without a word.
+RUNNING, UNKNOWN = "running", "unknown"
 #: How a run's id came about (``id_from`` in a segment's header) where the user named the run.
 NAMED = ("given", "from-name")
 

@@ -17,7 +17,8 @@ from eventlog.files import LOCAL, Store
 from eventlog.forks import forks
 from eventlog.frame import HEAD, PREFIX, first_seq, read_head
 from eventlog.layout import ArchivedName, SegmentName, is_blob, segment_name
-from eventlog.reader import WriterReader, listing, may_hold_events
+from eventlog.listing import listing
+from eventlog.reader import WriterReader, may_hold_events
 from eventlog.restored import Contradiction
 from eventlog.sealed import Lost
 from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader

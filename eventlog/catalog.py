@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Sequence
 
 from eventlog import runfile
-from eventlog.archive import absent
 from eventlog.errors import EventlogError, FormatError, UsageError
 from eventlog.files import LOCAL, TEMPORARY, Files
 from eventlog.layout import PROJECT_PREFIX, RUN_FILE, RUN_PREFIX, default_journal
@@ -105,12 +104,19 @@ def _is_being_made(folder: str, files: Files) -> bool:
 def _open(folder: str, journal: str, files: Files) -> Found | Unreadable:
     try:
         run, archives = runfile.read_all(folder, files)
-        for problem in absent(folder, archives, files):
-            hint = "copy the project's folder sealed/ as well; eventlog salvage saves the rest"
-            raise FormatError(problem, on=folder, hint=hint)
+        if archives:
+            _check_archives(folder, archives, files)
         return Found(run, folder, journal)
     except EventlogError as error:
         return Unreadable(folder, error)
+
+
+def _check_archives(folder: str, archives: Sequence[str], files: Files) -> None:
+    from eventlog.archive import absent  # few journals have any
+
+    for problem in absent(folder, archives, files):
+        hint = "copy the project's folder sealed/ as well; eventlog salvage saves the rest"
+        raise FormatError(problem, on=folder, hint=hint)
 
 
 def find_all(

@@ -26,7 +26,8 @@ from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Files
 from eventlog.forks import forks
 from eventlog.layout import SEALED, ArchivedName, SealedName
-from eventlog.reader import WriterReader, listing
+from eventlog.listing import listing
+from eventlog.reader import WriterReader
 from eventlog.seal import clear, settle
 from eventlog.sealed import WORDS, Lost, SealedFile, SealedSegment
 from eventlog.sealedwriter import SealedWriter

@@ -25,15 +25,16 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eventlog.archive import stamps
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Files
+from eventlog.formats import FORMAT, check_format
 from eventlog.layout import SEALED, escape
-from eventlog.ledger import Ledger
-from eventlog.reader import listing
-from eventlog.segment import FORMAT, check_format
+from eventlog.listing import listing
+
+if TYPE_CHECKING:
+    from eventlog.ledger import Ledger
 
 CURSOR_FILE = "cursor.json"
 DEFAULT_STATE = "_replay"
@@ -237,6 +238,8 @@ class Delivery:
 
     @functools.cached_property
     def _ledger(self) -> Ledger:
+        from eventlog.ledger import Ledger  # it writes, which a look at the cursor does not
+
         identity = {"project": self.project, "target": f"{self.kind}:{self.address}"}
         return Ledger(self.folder, self.run, identity, self.files)
 
@@ -267,7 +270,11 @@ def footprint(folder: str, files: Files = LOCAL) -> str:
     live = [os.path.join(folder, str(n)) for names in found.segments.values() for n in names]
     place = os.path.join(folder, SEALED)
     sealed = [os.path.join(place, str(n)) for names in found.sealed.values() for n in names]
-    parts = [f"{name} {size} {time!r}" for name, size, time in stamps(folder, files)]
+    parts = []
+    if found.archived:
+        from eventlog.archive import stamps
+
+        parts += [f"{name} {size} {time!r}" for name, size, time in stamps(folder, files)]
     for path in [*live, *sealed]:
         try:
             parts.append(f"{os.path.basename(path)} {files.size(path)} {files.modified(path)!r}")

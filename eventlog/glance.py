@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eventlog.attempts import Attempt, attempts
+from eventlog.attempts import RUNNING, UNKNOWN, Attempt, attempts
 from eventlog.columns import is_word
 from eventlog.event import METRIC, STATE
 from eventlog.files import LOCAL, Store
@@ -17,8 +17,6 @@ from eventlog.value import decode
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-RUNNING, UNKNOWN = "running", "unknown"
 
 
 @dataclasses.dataclass(frozen=True)

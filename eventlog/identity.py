@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import hashlib
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -133,6 +131,8 @@ def owner() -> str:
     named = os.environ.get("EVENTLOG_OWNER")
     if named:
         return named
+    import getpass
+
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # no such user in the container
@@ -144,6 +144,8 @@ def owner() -> str:
 
 def process() -> dict[str, Any]:
     """Return what identifies this process for as long as the machine is up, and its host."""
+    import socket
+
     pid = os.getpid()
     return {
         "host": socket.gethostname(),

@@ -21,7 +21,6 @@ import hashlib
 import os
 import re
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from eventlog.errors import UsageError
 
@@ -116,6 +115,8 @@ def unescape(text: str) -> str | None:
     """Return the name that `escape` made `text` of; None if it made none, or cut it."""
     if "%~" in text:
         return None
+    from urllib.parse import unquote_to_bytes
+
     try:
         name = unquote_to_bytes(text).decode("utf-8")
         return name if escape(name) == text else None

@@ -24,7 +24,8 @@ from eventlog.event import NOTE, Event, make_rows
 from eventlog.files import LOCAL, Files
 from eventlog.journal import Options, Writer
 from eventlog.layout import SEALED
-from eventlog.reader import WriterReader, listing
+from eventlog.listing import listing
+from eventlog.reader import WriterReader
 from eventlog.seal import seal
 
 DELIVERY, MAPPING, QUARANTINE, LOSS = "delivery", "mapping", "quarantine", "loss"

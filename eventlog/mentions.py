@@ -11,7 +11,7 @@ import os
 from eventlog.archive import open_sealed
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Store
-from eventlog.reader import listing
+from eventlog.listing import listing
 
 _CHUNK = 2**20
 

@@ -16,7 +16,8 @@ from eventlog.errors import FormatError
 from eventlog.files import Files
 from eventlog.headless import HeadlessReader, is_headless
 from eventlog.layout import segment_name
-from eventlog.reader import headers, listing, of_writer, span_columns
+from eventlog.listing import listing
+from eventlog.reader import headers, of_writer, span_columns
 from eventlog.runfile import RunFile
 from eventlog.seal import remembered
 from eventlog.sealed import WORDS, SealedFile, SealedSegment

@@ -15,7 +15,8 @@ from eventlog.delivery import Cursor, Mark
 from eventlog.errors import FormatError
 from eventlog.event import digest
 from eventlog.files import LOCAL, Store
-from eventlog.reader import WriterReader, listing
+from eventlog.listing import listing
+from eventlog.reader import WriterReader
 
 
 @dataclasses.dataclass(frozen=True)

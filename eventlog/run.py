@@ -24,7 +24,7 @@ from eventlog.event import Row, make_rows, whole_step
 from eventlog.files import LOCAL
 from eventlog.journal import Health, Options, Writer
 from eventlog.layout import run_folder
-from eventlog.reader import listing
+from eventlog.listing import listing
 from eventlog.recorded import Recorded, plain, readable, short
 from eventlog.seal import seal
 

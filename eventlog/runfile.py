@@ -13,8 +13,8 @@ from collections.abc import Collection
 
 from eventlog.errors import FormatError, IntegrityError, UsageError
 from eventlog.files import LOCAL, Files, Store
+from eventlog.formats import FORMAT, check_format
 from eventlog.layout import RUN_FILE, is_archive
-from eventlog.segment import FORMAT, check_format
 
 _LARGEST = 2**20
 #: What a reader must know to read a run whose file says format 2.0.

@@ -23,8 +23,8 @@ from eventlog.columns import numbers
 from eventlog.errors import FormatError, IntegrityError, UsageError
 from eventlog.files import LOCAL, Files
 from eventlog.layout import BLOBS, RUN_FILE, SEALED, SealedName, is_blob
+from eventlog.listing import listing
 from eventlog.pieces import Bad, Piece, Pieces
-from eventlog.reader import listing
 from eventlog.seal import clear, make_place
 from eventlog.sealed import Lost, SealedSegment
 from eventlog.sealedwriter import SealedWriter

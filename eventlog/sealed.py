@@ -30,7 +30,8 @@ from eventlog.columns import numbers
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Store
 from eventlog.fingerprint import fingerprint
-from eventlog.segment import Header, check_format
+from eventlog.formats import check_format
+from eventlog.segment import Header
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from eventlog.columns import repeated
 from eventlog.errors import IntegrityError
 from eventlog.files import LOCAL, TEMPORARY, Files
+from eventlog.formats import FORMAT
 from eventlog.sealed import (
     MOST_ROWS,
     WORDS,
@@ -24,7 +25,6 @@ from eventlog.sealed import (
     group_of,
     sealed_schema,
 )
-from eventlog.segment import FORMAT
 
 if TYPE_CHECKING:
     import pyarrow as pa

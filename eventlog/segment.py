@@ -43,13 +43,12 @@ from eventlog import frame as frames
 from eventlog import strip
 from eventlog.errors import FormatError, UsageError
 from eventlog.files import LOCAL, Files, Store
+from eventlog.formats import FORMAT, check_format
 from eventlog.layout import SegmentName, is_writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = "1.0"
-_MAJOR = 1
 _MARK = b"@crc32:"
 _MAX_HEADER = 2**20
 _CHUNK = 4 * 2**20
@@ -179,16 +178,6 @@ def _parse(raw: bytes) -> Header:
 
 def _same_schema(schema: pa.Schema) -> bool:
     return bool(schema.equals(frames.schema(), check_metadata=False))
-
-
-def check_format(version: str) -> None:
-    """Raise `FormatError` for a version of the format that this package cannot read."""
-    major = version.partition(".")[0]
-    if major != str(_MAJOR):
-        raise FormatError(
-            f"format {version} is not format {_MAJOR}, which this version of eventlog reads",
-            hint="install a newer eventlog-journal",
-        )
 
 
 # ------------------------------------------------------------------------------ writing

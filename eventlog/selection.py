@@ -7,21 +7,21 @@ on from where it stood, whichever selection brought it there.
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import fnmatch
 import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from eventlog.attempts import attempts
 from eventlog.catalog import Found, Unreadable, find_all
-from eventlog.columns import is_word
 from eventlog.errors import EventlogError, FormatError, UsageError
-from eventlog.event import TAG
 from eventlog.files import LOCAL, Files
-from eventlog.reader import WriterReader, headers, listing, unreadable
-from eventlog.segment import Header
+from eventlog.listing import listing
+
+if TYPE_CHECKING:
+    from eventlog.segment import Header
 
 _AGO = re.compile(r"([0-9]{1,9})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -30,7 +30,6 @@ _ISO = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.([0-9]{3}){1,2})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +69,8 @@ class Selection:
         """
         if not self.reads:
             return True
+        from eventlog.reader import headers, unreadable
+
         folder = found.folder
         try:
             parts = headers(folder, files)
@@ -145,6 +146,8 @@ def parse_time(text: str, now: int, option: str) -> int:
     ago = _AGO.fullmatch(text)
     if ago is not None:
         return now - int(ago[1]) * _SECONDS[ago[2]] * 10**9
+    import datetime as dt
+
     try:
         if _ISO.fullmatch(text) is None:
             raise ValueError("another form")
@@ -154,7 +157,8 @@ def parse_time(text: str, now: int, option: str) -> int:
             f"{option} {text!r} is no time",
             hint="give 2026-01-31, 2026-01-31T12:00, 2026-01-31T12:00Z, or how long ago: 12h, 7d",
         ) from None
-    return (moment - _EPOCH) // dt.timedelta(microseconds=1) * 1000
+    epoch = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+    return (moment - epoch) // dt.timedelta(microseconds=1) * 1000
 
 
 def find_selected(
@@ -257,6 +261,10 @@ def tags_of(
     OSError
         If a file is there and cannot be read.
     """
+    from eventlog.columns import is_word
+    from eventlog.event import TAG
+    from eventlog.reader import WriterReader
+
     tags: dict[str, bool] = {}
     columns = ("key", "kind", "num")
     for attempt in attempts(parts):
@@ -271,9 +279,11 @@ def tags_of(
 
 def _last(folder: str, writer: str, parts: Sequence[Header], files: Files) -> int:
     """Return the time of a writer's last events: those of its last segment that has any."""
-    for first in sorted({part.first_seq for part in parts}, reverse=True):
-        import pyarrow.compute as pc
+    import pyarrow.compute as pc
 
+    from eventlog.reader import WriterReader
+
+    for first in sorted({part.first_seq for part in parts}, reverse=True):
         reader = WriterReader(
             folder, writer, start=first, skip_missing=True, store=files, columns=("time",)
         )

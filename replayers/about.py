@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from eventlog.attempts import attempts
 from eventlog.catalog import Found
 from eventlog.event import NOTE
-from eventlog.reader import WriterReader, headers
-from eventlog.segment import Header
 from replayers.target import RunInfo
+
+if TYPE_CHECKING:
+    from eventlog.segment import Header
 
 
 def run_info(
@@ -22,6 +24,8 @@ def run_info(
     replaces: str = "",
 ) -> RunInfo:
     """Return what a target is told of a run."""
+    from eventlog.reader import headers
+
     parts = headers(found.folder)
     firsts = [ps[0].identity.get("owner", "") for ps in parts.values()]
     return RunInfo(
@@ -41,6 +45,8 @@ def run_info(
 
 def elsewhere(folder: str, parts: Mapping[str, Sequence[Header]]) -> dict[str, str]:
     """Return the names for other places that the attempts recorded; the last one counts."""
+    from eventlog.reader import WriterReader
+
     out: dict[str, str] = {}
     for attempt in attempts(parts):
         for writer in attempt.writers:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from eventlog.event import METRIC
-from eventlog.reader import WriterReader
 from replayers.positions import Positions
 
 if TYPE_CHECKING:
@@ -150,6 +149,8 @@ def at_positions(folder: str, writer: str, positions: Positions) -> Iterator[pa.
     """Yield the rows of a writer's events that are in a set of positions, in order."""
     import numpy as np
     import pyarrow as pa
+
+    from eventlog.reader import WriterReader
 
     ranges = positions.ranges(writer)
     reader = WriterReader(folder, writer, start=ranges[0][0], skip_missing=True)

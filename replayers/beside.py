@@ -73,7 +73,6 @@ class Beside:
             self.changes,
             self.lanes,
             lambda found, lane: stream_of(found, lane, how.state, settings),
-            state=how.state,
             interval=how.interval,
             talks=False,
         )

@@ -20,7 +20,8 @@ from eventlog.errors import IntegrityError
 from eventlog.event import digest
 from eventlog.files import LOCAL, Store
 from eventlog.identity import process
-from eventlog.reader import WriterReader, listing
+from eventlog.listing import listing
+from eventlog.reader import WriterReader
 from eventlog.segment import WHOLE, Header
 
 

@@ -12,10 +12,11 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
+from eventlog.attempts import RUNNING
 from eventlog.catalog import Found, Unreadable, find_all
 from eventlog.errors import EventlogError, UsageError
 from eventlog.files import LOCAL
-from eventlog.glance import RUNNING, glance
+from eventlog.glance import glance
 from eventlog.identity import provably_gone
 from eventlog.layout import BLOBS, PROJECT_PREFIX, SEALED, default_journal, segment_name
 from eventlog.segment import SegmentReader

@@ -1,9 +1,28 @@
-"""The commands of the replay side, one module each: what the entry points name."""
+"""The commands of the replay side, one module each: what the entry points name.
 
-from replayers.config_command import config
-from replayers.diff_command import diff
-from replayers.exec_command import exec_
-from replayers.status_command import status
-from replayers.sync_command import sync
+A module is loaded when its command is asked for: the others take time to load, too.
+"""
 
-__all__ = ["config", "diff", "exec_", "status", "sync"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "config": "replayers.config_command",
+    "diff": "replayers.diff_command",
+    "exec_": "replayers.exec_command",
+    "status": "replayers.status_command",
+    "sync": "replayers.sync_command",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a command."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)

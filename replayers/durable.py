@@ -7,7 +7,7 @@ import os
 
 from eventlog.files import LOCAL, Files
 from eventlog.layout import SEALED
-from eventlog.reader import listing
+from eventlog.listing import listing
 
 #: A read-only copy, or a file system that cannot sync: whoever keeps it answers for it.
 _CANNOT = frozenset((errno.EROFS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS))

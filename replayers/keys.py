@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 from eventlog.delivery import Cursor
 from eventlog.errors import UsageError
 from eventlog.event import METRIC, SYSTEM
-from eventlog.views import View
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from eventlog.views import View
 
 #: The glob that leaves nothing out.
 ALL = "*"

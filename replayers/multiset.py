@@ -7,7 +7,6 @@ range at a time, in memory that does not grow with them.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
@@ -125,6 +124,8 @@ class Multiset:
         whole = np.concatenate(self._parts)
         ranges = (whole["a"] >> np.uint64(64 - _BITS)).astype(np.uint8)
         if self._file is None:
+            import tempfile  # only a large run comes here
+
             self._file = tempfile.TemporaryFile(prefix="eventlog-")
         start = self._file.seek(0, 2) // whole.itemsize
         self._file.write(whole[np.argsort(ranges, kind="stable")].tobytes())

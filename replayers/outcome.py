@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from eventlog.reader import Missing
+if TYPE_CHECKING:
+    from eventlog.reader import Missing
 
 #: Rows of a batch, if neither the user nor the target says how many: some 1,000 events of twenty
 #: metrics.

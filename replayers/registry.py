@@ -12,10 +12,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from eventlog import blobs
+from eventlog import blobs, entrypoints
 from eventlog.catalog import Found
 from eventlog.errors import UsageError
 from eventlog.layout import run_folder
@@ -40,9 +39,9 @@ def make_target(spec: str, read_blob: ReadBlob, *, places: list[str] | None = No
         For an unknown kind or name, or an address that makes no sense.
     """
     kind, colon, address = spec.partition(":")
-    if not colon and kind not in _kinds():
+    if not colon and not _is_kind(kind):
         kind, address = _named(spec, places or [])
-    maker = _BUILT_IN.get(kind) or _foreign(kind)
+    maker: Maker | None = _BUILT_IN.get(kind) or entrypoints.load(GROUP, kind)
     if maker is None:
         raise UsageError(
             f"{kind!r} is no kind of target", hint=f"the kinds are {', '.join(sorted(_kinds()))}"
@@ -75,7 +74,7 @@ def told_of(spec: str, places: list[str], setting: str) -> str | None:
     UsageError
         If the file cannot be read.
     """
-    if ":" in spec or spec in _kinds():
+    if ":" in spec or _is_kind(spec):
         return None
     section = _section(spec, places)
     return str(section[setting]) if section and setting in section else None
@@ -89,7 +88,7 @@ def list_of(spec: str, places: list[str], setting: str) -> list[str]:
     UsageError
         If it is no list of texts, or the file cannot be read.
     """
-    section = None if ":" in spec or spec in _kinds() else _section(spec, places)
+    section = None if ":" in spec or _is_kind(spec) else _section(spec, places)
     found = (section or {}).get(setting, [])
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise UsageError(
@@ -105,22 +104,18 @@ def _without_secret(text: str) -> str:
 
 
 def _kinds() -> set[str]:
-    return {*_BUILT_IN, *(point.name for point in metadata.entry_points(group=GROUP))}
+    return {*_BUILT_IN, *entrypoints.names(GROUP)}
 
 
-def _foreign(kind: str) -> Maker | None:
-    for point in metadata.entry_points(group=GROUP):
-        if point.name == kind:
-            loaded: Maker = point.load()
-            return loaded
-    return None
+def _is_kind(word: str) -> bool:
+    return word in _BUILT_IN or word in entrypoints.names(GROUP)
 
 
 def _named(name: str, places: list[str]) -> tuple[str, str]:
     """Look a name up in ``eventlog.toml``: ``[targets.NAME]`` with ``kind`` and ``address``."""
     section = _section(name, places)
     if section is not None:
-        if section.get("kind") not in _kinds():
+        if not _is_kind(str(section.get("kind"))):
             raise UsageError(f"the target {name!r} has no known kind", on=CONFIG_FILE)
         return str(section["kind"]), str(section.get("address", ""))
     raise UsageError(

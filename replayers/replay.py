@@ -10,21 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from eventlog.attempts import attempts
+from eventlog.attempts import RUNNING, attempts
 from eventlog.catalog import Found
 from eventlog.delivery import Delivery, footprint
 from eventlog.files import LOCAL, Files
-from eventlog.glance import RUNNING
 from eventlog.identity import provably_gone
-from eventlog.reader import headers
 from replayers.about import run_info
 from replayers.lease import Lease
-from replayers.loop import Loop
 from replayers.outcome import BATCH_ROWS, DEFAULT_VIEW, Outcome, Progress, Settings
 from replayers.pace import Pace
 from replayers.superseding import APPEND
 from replayers.target import Target
+
+if TYPE_CHECKING:
+    from replayers.loop import Loop
 
 __all__ = [
     "BATCH_ROWS",
@@ -123,6 +124,8 @@ class Replayer:
         found, target, settings, progress, pace, files = self._parts
         self.cut_short = None
         if self._loop is None:
+            from replayers.loop import Loop  # what a run without anything new does not need
+
             self._loop = Loop(
                 found, target, self.delivery, settings, progress, pace, self._lease.check, files
             )
@@ -156,6 +159,8 @@ def unchanged(found: Found, delivery: Delivery, settings: Settings | None = None
     if not known or not cursor.footprint or cursor.footprint != footprint(found.folder):
         return None
     if cursor.status == RUNNING:
+        from eventlog.reader import headers
+
         parts = headers(found.folder)
         last = [attempt.writers for attempt in attempts(parts)][-1:]
         if all(provably_gone(parts[w][-1].identity) for writers in last for w in writers):

@@ -12,13 +12,12 @@ from eventlog.catalog import Found
 from eventlog.cli import output
 from eventlog.delivery import state_folder
 from eventlog.errors import EventlogError, UsageError
-from eventlog.seal import seal
 from replayers.keys import keys_of
 from replayers.lane import Lane
 from replayers.outcome import DEFAULT_VIEW
 from replayers.pace import Pace, parse_rate
 from replayers.registry import list_of, target_of, told_of
-from replayers.replay import Progress, Settings, delivery_of, unchanged
+from replayers.replay import Progress, Settings
 from replayers.stream import Stream
 from replayers.superseding import APPEND, check_choice
 
@@ -98,19 +97,15 @@ def check_elsewhere(found: Sequence[Found]) -> None:
             )
 
 
-def seal_quietly(item: Found, lanes: Sequence[Lane], state: str | None) -> None:
-    """Seal what is closed of a run, unless every lane has it as it is; say so if that fails."""
-    if all(_is_settled(item, lane, state) for lane in lanes):
+def seal_unsettled(item: Found, streams: Sequence[tuple[Stream, Lane]]) -> None:
+    """Seal what is closed of a run, unless every target has it as it is; say so if that fails."""
+    if all(stream.settled(lane.target) for stream, lane in streams):
         return
+    from eventlog.seal import seal  # it writes, which a sync with nothing to do does not
+
     try:
         seal(item.folder)
     except (OSError, EventlogError) as error:
         say(f"{item.label}: not sealed ({error})")
-
-
-def _is_settled(item: Found, lane: Lane, state: str | None) -> bool:
-    try:
-        delivery = delivery_of(item, lane.target, state_folder(item.journal, state))
-        return unchanged(item, delivery) is not None
-    except (OSError, EventlogError):
-        return False
+    for stream, _lane in streams:
+        stream.wake()

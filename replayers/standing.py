@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from eventlog.attempts import attempts
+from eventlog.attempts import RUNNING, attempts
 from eventlog.catalog import Found
 from eventlog.delivery import Cursor, deliveries, footprint, state_folder
-from eventlog.glance import RUNNING, Tally, count, sum_up
+from eventlog.glance import Tally, count, sum_up
 from eventlog.identity import provably_gone
-from eventlog.reader import WriterReader, headers, listing, unreadable
+from eventlog.listing import listing
+from eventlog.reader import WriterReader, headers, unreadable
 from replayers.superseding import APPEND
 
 

@@ -11,8 +11,7 @@ import click
 
 from eventlog.catalog import Found, Unreadable, resolve
 from eventlog.cli import output
-from eventlog.cli.commands import report_unreadable
-from eventlog.cli.selecting import selecting
+from eventlog.cli.selecting import report_unreadable, selecting
 from eventlog.delivery import Delivery, state_folder
 from eventlog.errors import EventlogError, IntegrityError, UsageError, worst
 from eventlog.ledger import DELIVERY, MAPPING, QUARANTINE

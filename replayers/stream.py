@@ -69,6 +69,7 @@ class Stream:
         self._woken = threading.Event()
         self._target: Target | None = None
         self._replayer: Replayer | None = None
+        self._settled: Outcome | None = None
 
     @property
     def open(self) -> bool:
@@ -86,9 +87,21 @@ class Stream:
 
     def wake(self) -> None:
         """Say that the run has changed."""
+        self._settled = None
         self._woken.set()
         if self.behind_since is None:
             self.behind_since = time.monotonic()
+
+    def settled(self, target: Target) -> bool:
+        """Return whether the target has the run as it is, as far as that can be told without it;
+        the first `step`, if nobody wakes the run before it, does not ask again. For the thread
+        that adds it, before the lane works.
+        """
+        try:
+            self._settled = self._unchanged(target)
+        except (OSError, EventlogError):
+            self._settled = None
+        return self._settled is not None
 
     def step(self, target: Target, enough: Callable[[], bool]) -> bool:
         """Bring what is new into the target, under a lease; return whether there is more.
@@ -101,7 +114,8 @@ class Stream:
         before = (self.error, self.exit_code, self.reason)
         self.error, self.exit_code, self.reason = None, 0, None
         try:
-            outcome = self._unchanged(target) or self._opened(target).run(enough)
+            known, self._settled = self._settled, None
+            outcome = known or self._unchanged(target) or self._opened(target).run(enough)
         except Exception as error:
             if os.environ.get("EVENTLOG_DEBUG") and not isinstance(error, (EventlogError, OSError)):
                 traceback.print_exc()

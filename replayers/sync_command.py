@@ -9,19 +9,15 @@ import click
 
 from eventlog.catalog import Found, Unreadable, find_all
 from eventlog.cli import output
-from eventlog.cli.commands import report_unreadable
-from eventlog.cli.selecting import selecting
+from eventlog.cli.selecting import report_unreadable, selecting
 from eventlog.errors import UsageError
 from eventlog.selection import Asker, Selection, find_selected
-from replayers.changes import Changes
 from replayers.lane import Lane, work
 from replayers.outcome import TRIES
-from replayers.plan_report import show_plans
-from replayers.sending import check_elsewhere, lanes_to, say, seal_quietly, stream_of
+from replayers.sending import check_elsewhere, lanes_to, say, seal_unsettled, stream_of
 from replayers.stream import Stream
 from replayers.sync_options import Sending, sending_options
 from replayers.sync_report import exit_code, print_reports, report_of, whole
-from replayers.watch import Watch, display
 
 #: How many runs at once, if it is not said: to end soon, and to hold up none that is live.
 JOBS, JOBS_LIVE = 1, 4
@@ -97,6 +93,9 @@ def sync(
     interrupted = False
     try:
         if watch:
+            from replayers.changes import Changes
+            from replayers.watch import Watch, display
+
             changes = Changes(paths, chosen.patterns, belongs=Asker(chosen))
             lanes = lanes_to(
                 how.specs,
@@ -115,7 +114,6 @@ def sync(
                     changes,
                     lanes,
                     lambda found, lane: stream_of(found, lane, state, settings),
-                    state=state,
                     interval=how.interval,
                     until_finished=until_finished,
                     grace=grace,
@@ -143,13 +141,14 @@ def sync(
             )
             report_unreadable(bad)
             if dry_run:
+                from replayers.plan_report import show_plans
+
                 return show_plans(found, lanes, bad, state, settings, as_json=as_json)
             _send(
                 found,
                 lanes,
                 stop,
                 lambda item, lane, bar: stream_of(item, lane, state, settings, bar),
-                lambda item: seal_quietly(item, lanes, state),
                 quiet=as_json,
             )
     except KeyboardInterrupt:
@@ -188,15 +187,18 @@ def _send(
     lanes: list[Lane],
     stop: threading.Event,
     make: Callable[[Found, Lane, output.Bar], Stream],
-    seal: Callable[[Found], None],
     *,
     quiet: bool,
 ) -> None:
     """Seal every run, and bring it into every target once."""
     with output.bars(quiet=quiet) as more:
-        for lane in lanes:
-            for item in found:
-                lane.add(make(item, lane, more(f"{item.label} -> {lane.target.kind}")))
+        streams = {
+            (item.folder, lane): make(item, lane, more(f"{item.label} -> {lane.target.kind}"))
+            for lane in lanes
+            for item in found
+        }
+        for (_folder, lane), stream in streams.items():
+            lane.add(stream)
         for item in found:  # an interrupt of that has a report too
-            seal(item)
+            seal_unsettled(item, [(streams[item.folder, lane], lane) for lane in lanes])
         work(lanes, stop)

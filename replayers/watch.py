@@ -20,7 +20,7 @@ from eventlog.errors import EventlogError
 from eventlog.layout import RUN_FILE
 from replayers.changes import Changes
 from replayers.lane import Lane
-from replayers.sending import check_elsewhere, say, seal_quietly
+from replayers.sending import check_elsewhere, say, seal_unsettled
 from replayers.stream import Stream
 
 #: Seconds between two plain lines of a target that is being sent to.
@@ -90,8 +90,6 @@ class Watch:
     ----------
     make:
         Makes the stream of a run in a lane.
-    state:
-        The folder of the replay side's state, if the user named one.
     interval:
         Seconds between two looks.
     until_finished:
@@ -111,7 +109,6 @@ class Watch:
         lanes: Sequence[Lane],
         make: Callable[[Found, Lane], Stream],
         *,
-        state: str | None = None,
         interval: float = 1.0,
         until_finished: bool = False,
         grace: float = 60.0,
@@ -122,14 +119,13 @@ class Watch:
         self.changes = changes
         self.lanes = lanes
         self._make = make
-        self._state = state
         self._interval = interval
         self._until_finished = until_finished
         self._grace = grace
         self._drain = drain
         self._talks = talks
         self._show = show
-        self._streams: dict[tuple[str, str], Stream] = {}
+        self._streams: dict[str, list[tuple[Stream, Lane]]] = {}
         self._said: set[str] = set()
         self._over_since: float | None = None
         self._next = 0.0
@@ -152,18 +148,17 @@ class Watch:
         changed = self.changes.poll()
         check_elsewhere(self.changes.runs())
         for found in changed:
-            if found.folder not in self._said:
-                self._said.add(found.folder)
-                seal_quietly(found, self.lanes, self._state)
-            for lane in self.lanes:
-                key = (lane.label, found.folder)
-                if key not in self._streams:
-                    self._streams[key] = self._make(found, lane)
-                    since = self._streams[key].behind_since or time.monotonic()
-                    lane.add(self._streams[key])
-                    self._streams[key].behind_since = since - _age(self._streams[key], lane)
-                else:
-                    lane.add(self._streams[key])
+            if found.folder in self._streams:
+                for stream, lane in self._streams[found.folder]:
+                    lane.add(stream)
+                continue
+            streams = [(self._make(found, lane), lane) for lane in self.lanes]
+            self._streams[found.folder] = streams
+            seal_unsettled(found, streams)
+            for stream, lane in streams:
+                since = stream.behind_since or time.monotonic()
+                lane.add(stream)
+                stream.behind_since = since - _age(stream, lane)
         for path in self.changes.waiting:
             if path not in self._said and self._talks:
                 self._said.add(path)

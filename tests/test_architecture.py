@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+import eventlog
+from eventlog import entrypoints
+from eventlog.cli.main import OWN
+from eventlog.cli.main import run as command
 
 TOP = Path(__file__).resolve().parent.parent
 
 #: Each module imports only modules of lower floors (and the standard library, pyarrow, numpy).
 EVENTLOG = [
-    {"errors"},
-    {"value", "files", "layout", "options", "background", "steps", "pages", "columns"},
+    {"errors", "entrypoints"},
+    {"value", "files", "layout", "options", "background", "steps", "pages", "columns", "formats"},
     {"event", "identity", "blobs", "table"},
     {"frame", "backlog", "intake", "recorded", "provenance", "fingerprint"},
     {"strip", "shape"},
     {"segment", "shapes"},
     {"chain", "sealed", "headless"},
     {"archive", "sealedwriter"},
-    {"commit"},
+    {"commit", "listing"},
     {"journal", "reader", "runfile", "attempts", "home"},
     {"seal", "forks", "views", "glance", "resume", "catalog", "mentions", "archivewriter"},
     {"ledger", "selection"},
@@ -35,7 +43,8 @@ EVENTLOG = [
     {"integrations.__init__", "integrations.verl_settings"},
     {"integrations.verl_runs"},
     {"integrations.verl"},
-    {"cli.output", "cli.findings", "cli.selecting"},
+    {"cli.output", "cli.findings"},
+    {"cli.selecting"},
     {"cli.doctor_verl"},
     {"cli.doctor"},
     {"cli.commands", "cli.__init__"},
@@ -47,7 +56,17 @@ CAPTURE = {"errors", "value", "files", "layout", "event", "identity", "blobs", "
 CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "home", "seal"}
 CAPTURE |= {"options", "intake", "background", "shape", "shapes", "chain", "commit"}
 CAPTURE |= {"resume", "recorded", "provenance", "run", "start", "__init__"}
-CAPTURE |= {"strip", "sealed", "sealedwriter", "archive", "fingerprint", "pages", "columns"}
+CAPTURE |= {
+    "formats",
+    "listing",
+    "strip",
+    "sealed",
+    "sealedwriter",
+    "archive",
+    "fingerprint",
+    "pages",
+    "columns",
+}
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -140,6 +159,38 @@ def test_importing_eventlog_loads_neither_pyarrow_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_sync_with_nothing_to_do_loads_nothing_that_reads_or_sends(tmp_path: Path) -> None:
+    run = eventlog.init(dir=str(tmp_path / "j"), quiet=True)
+    run.log({"a": 1}, step=1)
+    run.finish()
+    arguments = ["sync", str(tmp_path / "j"), "--to", "memory", "--json"]
+    assert command(arguments) == 0
+    code = f"""
+import sys
+before = set(sys.modules)
+from eventlog.cli.main import run
+code = run({arguments!r})
+loaded = set(sys.modules) - before
+heavy = "pyarrow numpy rich importlib.metadata socket asyncio email.message http.client "
+heavy += "eventlog.reader eventlog.segment eventlog.journal eventlog.seal eventlog.audit "
+heavy += "eventlog.archive eventlog.views eventlog.cli.commands replayers.loop replayers.watch"
+print(code, [name for name in heavy.split() if name in loaded], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "0 []"
+    (report,) = json.loads(done.stdout)
+    assert report["settled"] == report["events"] > 0
+    assert not report["contacted"]
+
+
+def test_every_command_of_ours_is_where_the_command_line_looks_for_it() -> None:
+    for name, module in OWN.items():
+        assert getattr(importlib.import_module(module), name).name == name
+    for point in metadata.entry_points(group="eventlog.commands"):
+        if point.value.startswith("replayers."):
+            assert entrypoints.load("eventlog.commands", point.name).name == point.name
 
 
 def test_capture_opens_no_connection_and_loads_no_client(tmp_path: Path) -> None:

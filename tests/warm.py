@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import IO, Any
 
 COMMAND = (
-    "pyarrow.parquet eventlog.reader eventlog.cli.main replayers.commands "
+    "pyarrow.parquet eventlog.reader eventlog.cli.main eventlog.cli.commands eventlog.cli.keeping "
+    "replayers.sync_command replayers.status_command replayers.diff_command replayers.loop "
+    "replayers.plan_report replayers.watch "
     "replayers.to_memory replayers.to_mlflow replayers.to_trackio replayers.to_wandb"
 )
 #: What a command that brings runs into an MLflow database imports besides.

@@ -10,9 +10,9 @@ import click
 
 from eventlog import audit
 from eventlog.attempts import attempts
-from eventlog.catalog import Found, Unreadable, resolve
+from eventlog.catalog import Found, resolve
 from eventlog.cli import output
-from eventlog.cli.selecting import selecting
+from eventlog.cli.selecting import report_unreadable, selecting
 from eventlog.columns import is_word, numbers
 from eventlog.delivery import deliveries_of, state_folder
 from eventlog.errors import EventlogError, IntegrityError, worst
@@ -85,15 +85,6 @@ def look_at(found: list[Found]) -> tuple[list[tuple[Found, Glance]], list[int]]:
 def _say_unreadable(item: Found, look: Glance) -> None:
     for reason in look.unreadable.values():
         output.say(output.safe(f"{item.label}: {reason}"))
-
-
-def report_unreadable(bad: list[Unreadable]) -> int:
-    """Say which folders of runs cannot be read; return the exit code of that."""
-    for item in bad:
-        named = item.error.on is not None and item.error.on.startswith(item.folder)
-        where = "" if named else f"{item.folder}: "
-        output.say(output.safe(f"{where}{item.error}"))
-    return worst([item.error.exit_code for item in bad])
 
 
 def _summary(item: Found, look: Glance) -> dict[str, Any]:
@@ -364,6 +355,3 @@ def codes(codes: list[int], *, some: bool) -> int:
     if bad and some and worst(bad) not in (4, 5):
         return 3
     return worst(bad)
-
-
-ALL = (ls, show, seal, verify)

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from importlib import metadata
-from typing import Any
 
 import click
 
@@ -145,6 +144,3 @@ def version_of(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-ALL: tuple[Any, ...] = (doctor,)

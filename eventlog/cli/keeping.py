@@ -11,8 +11,8 @@ import click
 from eventlog.archiving import UNCHANGED_SECONDS, archive
 from eventlog.catalog import Found, find, resolve
 from eventlog.cli import output
-from eventlog.cli.commands import codes, json_option, paths_argument, report_unreadable
-from eventlog.cli.selecting import selecting
+from eventlog.cli.commands import codes, json_option, paths_argument
+from eventlog.cli.selecting import report_unreadable, selecting
 from eventlog.compact import compact as compact_run
 from eventlog.errors import EventlogError, UsageError, worst
 from eventlog.files import LOCAL
@@ -234,6 +234,3 @@ def _say_salvaged(label: str, done: Salvaged) -> None:
         output.say(output.safe(f"{label}: {text}"))
     for name in done.bad_blobs:
         output.say(output.safe(f"{label}: the blob {name} is not what its name says: not copied"))
-
-
-ALL = (compact, salvage)

@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from importlib import metadata
+from importlib import import_module
 from typing import Any
 
 import click
 
-from eventlog import __version__
-from eventlog.cli import commands, doctor, keeping, output
+from eventlog import __version__, entrypoints
+from eventlog.cli import output
 from eventlog.errors import EventlogError
 
 GROUP = "eventlog.commands"
+#: Our own commands by the module that has each: only that of the one that is wanted is loaded.
+OWN = {
+    "ls": "eventlog.cli.commands",
+    "show": "eventlog.cli.commands",
+    "seal": "eventlog.cli.commands",
+    "verify": "eventlog.cli.commands",
+    "compact": "eventlog.cli.keeping",
+    "salvage": "eventlog.cli.keeping",
+    "doctor": "eventlog.cli.doctor",
+}
 
 
 class Commands(click.Group):
@@ -23,18 +33,13 @@ class Commands(click.Group):
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        points = (point.name for point in metadata.entry_points(group=GROUP))
-        return sorted({*super().list_commands(ctx), *points})
+        return sorted({*super().list_commands(ctx), *OWN, *entrypoints.names(GROUP)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        own = super().get_command(ctx, cmd_name)
-        if own is not None:
-            return own
-        for point in metadata.entry_points(group=GROUP):
-            if point.name == cmd_name:
-                command: click.Command = point.load()
-                return command
-        return None
+        command = super().get_command(ctx, cmd_name)
+        if command is None and cmd_name in OWN:
+            command = getattr(import_module(OWN[cmd_name]), cmd_name)
+        return command or entrypoints.load(GROUP, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; whoever read our output may have gone, and that is no failure."""
@@ -56,10 +61,6 @@ def group() -> None:
     Exit codes: 0 done, 1 failure, 2 wrong usage, 3 partial, 4 integrity, 5 authentication,
     75 temporary (try later), 130 interrupted.
     """
-
-
-for _command in (*commands.ALL, *keeping.ALL, *doctor.ALL):
-    group.add_command(_command)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -67,6 +65,8 @@ def print_table(
     cells = [[safe(str(cell)) for cell in row] for row in rows]
     widths = [max([len(c), *(_cells(row[i]) for row in cells)]) for i, c in enumerate(columns)]
     if sys.stdout.isatty():
+        import shutil
+
         widths = _narrowed(widths, shutil.get_terminal_size().columns)
         cells = [[_cut(c, w) for c, w in zip(row, widths, strict=True)] for row in cells]
     right = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
@@ -132,6 +132,8 @@ def when(nanoseconds: int | None) -> str:
     """Return a time in UTC to the second."""
     if not nanoseconds:
         return "-"
+    import datetime as dt
+
     try:
         stamp = dt.datetime.fromtimestamp(nanoseconds / 1e9, dt.timezone.utc)
     except (OverflowError, ValueError, OSError):

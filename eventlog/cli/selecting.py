@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+from eventlog.catalog import Unreadable
+from eventlog.cli import output
+from eventlog.errors import worst
 from eventlog.selection import selection
 
 _OPTIONS = (
@@ -58,3 +61,12 @@ def selecting(command: Callable[..., int]) -> Callable[..., int]:
     for option in reversed(_OPTIONS):
         made = option(made)
     return made
+
+
+def report_unreadable(bad: list[Unreadable]) -> int:
+    """Say which folders of runs cannot be read; return the exit code of that."""
+    for item in bad:
+        named = item.error.on is not None and item.error.on.startswith(item.folder)
+        where = "" if named else f"{item.folder}: "
+        output.say(output.safe(f"{where}{item.error}"))
+    return worst([item.error.exit_code for item in bad])
