@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 #: The first bytes of a page that are looked at for its header: enough for nearly all, and for all.
 _OFTEN, _LOOKED_AT = 512, 2**16
@@ -28,6 +28,16 @@ _CODECS: dict[int, str | None] = {0: None, 1: "snappy", 6: "zstd"}
 #: without it.)
 _MOST_WORDS = 2**19
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
+
+
+#: What of a footer is kept, by the numbers of fields: of each row group its number of rows (3), and
+#: of its columns (1), in what is told of them (3), path (3), compression (4), packed size (7), and
+#: where pages (9) and dictionary (11) begin.
+_Wanted: TypeAlias = "dict[int, _Wanted | None]"
+_FOOTER: _Wanted = {4: {1: {3: {3: None, 4: None, 7: None, 9: None, 11: None}}, 3: None}}
+
+#: And of the header of a page: what is told of data (5) and of a dictionary (7).
+_HEADER: _Wanted = {5: {}, 7: {}}
 
 
 class Column(NamedTuple):
@@ -68,7 +78,7 @@ def groups(file: BinaryIO) -> list[Group]:
         raise ValueError("it has no footer of Parquet")
     file.seek(size - 8 - length)
     try:
-        fields = _Reader(file.read(length)).struct()
+        fields = _Reader(file.read(length)).struct(wanted=_FOOTER)
         return [Group(int(g[3]), dict(map(_column, g[1]))) for g in fields[4]]
     except (IndexError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"its footer is none of Parquet ({error!r})") from None
@@ -179,7 +189,7 @@ def _header(file: BinaryIO, at: int, stop: int) -> tuple[dict[int, Any], int]:
         file.seek(at)
         reader = _Reader(file.read(min(most, stop - at)))
         try:
-            return reader.struct(), at + reader.at
+            return reader.struct(wanted=_HEADER), at + reader.at
         except (IndexError, TypeError):
             continue
     raise ValueError("a page has no header")
@@ -196,8 +206,10 @@ class _Reader:
         self._left = _MOST_VALUES
         self.at = 0
 
-    def struct(self, depth: int = 0) -> dict[int, Any]:
-        """Read a struct; return its fields by number: integers, bytes, lists and structs."""
+    def struct(self, depth: int = 0, wanted: _Wanted | None = None) -> dict[int, Any]:
+        """Read a struct; return its fields by number: integers, bytes, lists and structs; those
+        that are `wanted` only, if that is told (any integer aside).
+        """
         raw = self._raw
         fields: dict[int, Any] = {}
         last = 0
@@ -215,12 +227,55 @@ class _Reader:
                     fields[last] = (byte >> 1) ^ -(byte & 1)
                 else:
                     fields[last] = self._number()
+            elif kind <= _FALSE:
+                fields[last] = kind
+            elif wanted is None:
+                fields[last] = self._value(kind, depth + 1)
+            elif last in wanted:
+                fields[last] = self._value(kind, depth + 1, wanted[last])
             else:
-                fields[last] = kind if kind <= _FALSE else self._value(kind, depth + 1)
+                self._pass(kind, depth + 1)
         self.at += 1
         return fields
 
-    def _value(self, kind: int, depth: int) -> Any:
+    def _pass(self, kind: int, depth: int) -> None:
+        """Read a value that nobody wants: three in four of a footer, statistics above all."""
+        raw = self._raw
+        if depth > _DEEPEST:
+            raise ValueError("it is too deep or too large")
+        if kind == _STRUCT:
+            while head := raw[self.at]:
+                self.at += 1
+                self._left -= 1
+                if self._left < 0:
+                    raise ValueError("it is too deep or too large")
+                if not head >> 4:
+                    self._varint()
+                inner = head & 15
+                if _I16 <= inner <= _I64:
+                    while raw[self.at] > 127:
+                        self.at += 1
+                    self.at += 1
+                elif inner > _FALSE:
+                    self._pass(inner, depth + 1)
+            self.at += 1
+        elif kind == _BINARY:
+            length = raw[self.at]
+            if length < 128:
+                self.at += 1 + length
+            else:
+                length = self._varint()
+                self.at += length
+        elif kind in (_LIST, _SET):
+            head = raw[self.at]
+            self.at += 1
+            inner = head & 15
+            for _ in range(self._varint() if head >> 4 == 15 else head >> 4):
+                self._pass(inner, depth + 1)
+        else:
+            self._value(kind, depth)
+
+    def _value(self, kind: int, depth: int, wanted: _Wanted | None = None) -> Any:
         self._left -= 1
         if depth > _DEEPEST or self._left < 0:
             raise ValueError("it is too deep or too large")
@@ -229,7 +284,7 @@ class _Reader:
         if kind == _BINARY:
             return self._bytes(self._varint())
         if kind == _STRUCT:
-            return self.struct(depth)
+            return self.struct(depth, wanted)
         if kind in (_BYTE, _TRUE, _FALSE):
             return self._bytes(1)[0]
         if kind == _DOUBLE:
@@ -237,7 +292,9 @@ class _Reader:
         if kind in (_LIST, _SET):
             head = self._bytes(1)[0]
             count = self._varint() if head >> 4 == 15 else head >> 4
-            return [self._value(head & 15, depth + 1) for _ in range(count)]
+            if wanted is None:
+                return [self._value(head & 15, depth + 1) for _ in range(count)]
+            return [self._value(head & 15, depth + 1, wanted) for _ in range(count)]
         raise ValueError("it has a field of no known type")
 
     def _bytes(self, count: int) -> bytes:
