@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from eventlog import pages
 from eventlog.errors import FormatError, UsageError
 from eventlog.files import LOCAL, Files, Store
+from eventlog.footer import Group, SealedSegment, check_sum, groups_of, lost_of
 from eventlog.formats import check_format
 from eventlog.layout import (
     RUN_PREFIX,
@@ -47,17 +48,7 @@ from eventlog.layout import (
     is_archive,
     sealed_name,
 )
-from eventlog.sealed import (
-    WORDS,
-    Group,
-    SealedFile,
-    SealedSegment,
-    check_columns,
-    check_sum,
-    groups_of,
-    lost_of,
-    open_parquet,
-)
+from eventlog.sealed import WORDS, SealedFile, check_columns, open_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -317,7 +308,8 @@ class ArchivedFile(SealedFile):
         self._writer = part.name.writer
         self._first = part.first
         self.groups = self._archive.groups[part.first : part.first + part.count]
-        self._file = store.open(where.archive)
+        self._place = where.archive
+        self._file = store.open(self._place)
         self._parquet = open_parquet(self.path, self._file, self._archive.metadata)
 
     def _places(self) -> list[pages.Group]:

@@ -14,13 +14,13 @@ from eventlog.columns import is_word
 from eventlog.errors import EventlogError, FormatError, IntegrityError
 from eventlog.event import STATE
 from eventlog.files import LOCAL, Store
+from eventlog.footer import Lost
 from eventlog.forks import forks
 from eventlog.frame import HEAD, PREFIX, first_seq, read_head
 from eventlog.layout import ArchivedName, SegmentName, is_blob, segment_name
 from eventlog.listing import listing
 from eventlog.reader import WriterReader, may_hold_events
 from eventlog.restored import Contradiction
-from eventlog.sealed import Lost
 from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader
 from eventlog.value import loads
 

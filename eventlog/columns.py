@@ -125,10 +125,29 @@ def repeated(word: str, count: int, *, dictionary: bool = False) -> pa.Array:
     import numpy as np
     import pyarrow as pa
 
+    raw = word.encode()
+    if not dictionary and len(raw) * count < 2**31:
+        ends = np.arange(count + 1, dtype=np.int32) * np.int32(len(raw))
+        parts = [None, pa.py_buffer(ends), pa.py_buffer(raw * count)]
+        return pa.Array.from_buffers(pa.utf8(), count, parts)
     data = pa.py_buffer(np.zeros(count, np.int32))
     indices = pa.Array.from_buffers(pa.int32(), count, [None, data])
     array = pa.DictionaryArray.from_arrays(indices, texts([word]))
     return array if dictionary else array.cast(pa.utf8())
+
+
+def picked(column: pa.ChunkedArray, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Column:
+    """Return the values at some rows of a column."""
+    import pyarrow as pa
+
+    kind = column.type
+    plain = pa.types.is_primitive(kind) and not pa.types.is_boolean(kind)
+    if column.null_count == len(column):
+        return pa.nulls(len(rows), kind)
+    if column.null_count or not plain:
+        return column.take(integers(rows))
+    data = pa.py_buffer(numbers(column)[rows])
+    return pa.Array.from_buffers(kind, len(rows), [None, data])
 
 
 def is_word(column: Column, *words: str) -> Any:

@@ -24,12 +24,13 @@ import os
 
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Files
+from eventlog.footer import Lost, SealedSegment
 from eventlog.forks import forks
 from eventlog.layout import SEALED, ArchivedName, SealedName
 from eventlog.listing import listing
 from eventlog.reader import WriterReader
 from eventlog.seal import clear, settle
-from eventlog.sealed import WORDS, Lost, SealedFile, SealedSegment
+from eventlog.sealed import WORDS, SealedFile
 from eventlog.sealedwriter import SealedWriter
 
 #: A file of so many rows is large enough: some 250 MB.

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from eventlog.archive import open_sealed
 from eventlog.errors import FormatError
 from eventlog.files import Files
+from eventlog.footer import SealedSegment
 from eventlog.headless import HeadlessReader, is_headless
 from eventlog.layout import segment_name
 from eventlog.listing import listing
 from eventlog.reader import headers, of_writer, span_columns
 from eventlog.runfile import RunFile
 from eventlog.seal import remembered
-from eventlog.sealed import WORDS, SealedFile, SealedSegment
+from eventlog.sealed import WORDS, SealedFile
 from eventlog.sealedwriter import with_origin
 from eventlog.segment import Header, SegmentReader
 

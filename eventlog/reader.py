@@ -10,17 +10,19 @@ import dataclasses
 import errno
 import os
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eventlog import frame as frames
 from eventlog import strip
 from eventlog.archive import open_sealed, sealed_segments
-from eventlog.columns import booleans, integers, is_word, numbers, truths
+from eventlog.columns import booleans, is_word, numbers
 from eventlog.errors import FormatError
 from eventlog.event import Event
 from eventlog.files import LOCAL, Store
+from eventlog.footer import Lost
 from eventlog.listing import listing
-from eventlog.sealed import Lost, SealedFile, whole_events
+from eventlog.lookup import holds, rows_of_key
+from eventlog.sealed import SealedFile, whole_events
 from eventlog.segment import WHOLE, Header, SegmentReader, Span, Verdict
 
 if TYPE_CHECKING:
@@ -358,33 +360,19 @@ class WriterReader:
         import pyarrow as pa
 
         schema = self._schema()
+        if self._key is not None:
+            yield from rows_of_key(file, self.writer, self._key, schema, self.next_seq)
+            return
         for group, (_rows, _first, last, _crc) in enumerate(file.groups):
             if last < self.next_seq:
                 continue
-            if self._key is None:
-                found = of_writer(file.rows(group, [*schema.names, "writer"]), self.writer)
-            else:
-                found = self._of_key(file, group, schema.names)
-            if found is not None:
-                try:
-                    rows = found.select(schema.names).cast(schema)
-                except (pa.ArrowException, ValueError) as error:
-                    text = f"a sealed file's columns have other types ({error})"
-                    raise FormatError(text, on=file.path) from error
-                yield rows
-
-    def _of_key(self, file: SealedFile, group: int, names: list[str]) -> pa.Table | None:
-        """Return the rows of the key; nothing is unpacked of a row group without it."""
-        import numpy as np
-
-        key = self._key or ""
-        if not file.may_have(group, "key", key):
-            return None
-        found = file.rows(group, [*dict.fromkeys([*names, "key", "writer"])])
-        rows = np.flatnonzero(
-            _is(found.column("key"), key) & _is(found.column("writer"), self.writer)
-        )
-        return found.take(integers(rows)) if len(rows) else None
+            found = of_writer(file.rows(group, [*schema.names, "writer"]), self.writer)
+            try:
+                rows = found.select(schema.names).cast(schema)
+            except (pa.ArrowException, ValueError) as error:
+                text = f"a sealed file's columns have other types ({error})"
+                raise FormatError(text, on=file.path) from error
+            yield rows
 
     def _from_next(self, table: pa.Table) -> pa.Table:
         """Return the rows from `next_seq` on."""
@@ -398,24 +386,7 @@ def of_writer(table: pa.Table, writer: str) -> pa.Table:
     column = table.column("writer").combine_chunks()
     if column.dictionary.to_pylist() == [writer]:
         return table
-    return table.filter(booleans(_is(table.column("writer"), writer)))
-
-
-def _is(column: pa.ChunkedArray, word: str) -> Any:
-    """Return where a column of dictionaries holds a word."""
-    import numpy as np
-
-    parts = [np.empty(0, bool)]
-    for chunk in column.chunks:
-        places = np.flatnonzero(truths(is_word(chunk.dictionary, word)))
-        if len(places) == len(chunk.dictionary):
-            parts.append(np.ones(len(chunk), bool))
-            continue
-        found = np.zeros(len(chunk), bool)
-        for place in places.tolist():
-            found |= numbers(chunk.indices) == place
-        parts.append(found)
-    return np.concatenate(parts)
+    return table.filter(booleans(holds(table.column("writer"), writer)))
 
 
 def headers(folder: str, store: Store = LOCAL) -> dict[str, list[Header]]:

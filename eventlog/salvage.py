@@ -22,11 +22,11 @@ from eventlog.archive import absent, check_sealed, open_sealed
 from eventlog.columns import numbers
 from eventlog.errors import FormatError, IntegrityError, UsageError
 from eventlog.files import LOCAL, Files
+from eventlog.footer import Lost, SealedSegment
 from eventlog.layout import BLOBS, RUN_FILE, SEALED, SealedName, is_blob
 from eventlog.listing import listing
 from eventlog.pieces import Bad, Piece, Pieces
 from eventlog.seal import clear, make_place
-from eventlog.sealed import Lost, SealedSegment
 from eventlog.sealedwriter import SealedWriter
 from eventlog.segment import SegmentReader
 

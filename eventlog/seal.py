@@ -24,11 +24,11 @@ from eventlog.columns import numbers
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, TEMPORARY, Files
 from eventlog.fingerprint import fingerprint
+from eventlog.footer import SealedSegment
 from eventlog.identity import provably_gone
 from eventlog.layout import SEALED, SealedName, SegmentName, archived_path
 from eventlog.listing import listing
 from eventlog.reader import span_columns, span_table
-from eventlog.sealed import SealedSegment
 from eventlog.sealedwriter import SealedWriter, sync, with_origin
 from eventlog.segment import OPEN, WHOLE, SegmentReader, Verdict
 

@@ -1,26 +1,17 @@
 """Sealed files: the rows of closed segments as Parquet, with what each segment's header said.
 
 Sealed files hold the columns ``run_id`` and ``writer`` behind the journal's own, so that files
-of many runs can be read, or compacted, as one table. The key-value metadata has
-
-================  =============================================================================
-eventlog.format   ``1.0``
-eventlog.segments what each segment's header and verdict were: a JSON array
-eventlog.groups   a JSON array, per row group [rows, first seq, last seq, fingerprint]
-                  (`eventlog.fingerprint`)
-eventlog.crc32    the CRC-32 of the text of the two before, eight hexadecimal digits
-eventlog.lost     only where a salvage left events behind: a JSON array of [first seq, last seq,
-                  reason]; and ``eventlog.lost_crc32``, the CRC-32 of that text
-================  =============================================================================
+of many runs can be read, or compacted, as one table. What the key-value metadata tell is in
+`eventlog.footer`.
 
 They are written by `eventlog.sealedwriter`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import zlib
+import contextlib
+import copy
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -30,8 +21,7 @@ from eventlog.columns import numbers
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Store
 from eventlog.fingerprint import fingerprint
-from eventlog.formats import check_format
-from eventlog.segment import Header
+from eventlog.footer import Group, Lost, SealedSegment, groups_of, lost_in, segments_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,44 +29,8 @@ if TYPE_CHECKING:
 #: No row group that was sealed here has more rows, or more bytes when unpacked.
 MOST_ROWS, MOST_BYTES = 2**21, 2**28
 
-#: Rows, first seq, last seq and fingerprint of a row group.
-Group = tuple[int, int, int, int]
-
 #: The columns of words that repeat.
 WORDS = ("key", "kind", "type", "run_id", "writer")
-
-
-@dataclasses.dataclass(frozen=True)
-class SealedSegment:
-    """What a sealed file remembers of a segment it was made of."""
-
-    header: Header
-    next_seq: int
-    verdict: str
-    durable: int
-    lost_bytes: int = 0
-    detail: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> SealedSegment:
-        """Read what `to_json` gave; unknown fields are ignored."""
-        names = {field.name for field in dataclasses.fields(Header)}
-        header = Header(**{k: v for k, v in fields["header"].items() if k in names})
-        known = {field.name for field in dataclasses.fields(cls)} - {"header"}
-        return cls(header, **{k: v for k, v in fields.items() if k in known})
-
-
-@dataclasses.dataclass(frozen=True)
-class Lost:
-    """Events `first` to `last` of a writer that a salvage could not bring back, and why."""
-
-    first: int
-    last: int
-    reason: str
 
 
 def sealed_schema(*, dictionaries: bool = False) -> pa.Schema:
@@ -122,6 +76,9 @@ class SealedFile:
         self._words = {"run_id", "writer", *words}
         self._first = 0  # the row group of the Parquet file that is its first
         self._layout: list[pages.Group] | None = None
+        self._asked = -1, ""  # of which column of a row group the dictionary was read last
+        self._words_there: list[bytes] | None = None
+        self._store, self._place = store, self.path  # where the Parquet file is
         self._open(store)
 
     def _open(self, store: Store) -> None:
@@ -129,13 +86,29 @@ class SealedFile:
         self._parquet = open_parquet(self.path, self._file)
         try:
             meta = self._parquet.metadata.metadata or {}
-            self.segments = _segments(meta, self.path)
-            self.lost = _lost(meta, self.path)
+            self.segments = segments_of(meta, self.path)
+            self.lost = lost_in(meta, self.path)
             self.groups = groups_of(meta, self._parquet.num_row_groups, self.path)
             check_columns(self._parquet, self.path)
         except BaseException:
             self.close()
             raise
+
+    def again(self) -> SealedFile:
+        """Return the file opened once more, for another thread; what is known of it is shared.
+
+        Raises
+        ------
+        OSError
+            If it cannot be opened, any more say.
+        FormatError
+            If it is no Parquet file any more.
+        """
+        self._places()
+        other = copy.copy(self)
+        other._file = self._store.open(self._place)
+        other._parquet = open_parquet(self.path, other._file, self._parquet.metadata)
+        return other
 
     def close(self) -> None:
         """Let go of the file."""
@@ -157,9 +130,9 @@ class SealedFile:
         """
         import pyarrow as pa
 
+        names = self._parquet.schema_arrow.names if columns is None else list(columns)
+        self.unpacked(group, names)
         try:
-            names = self._parquet.schema_arrow.names if columns is None else list(columns)
-            self._bound(group, names)
             at = self._first + group
             found = self._parquet.read_row_group(at, columns=names, use_threads=False)
             for at, name in enumerate(found.schema.names):
@@ -180,19 +153,34 @@ class SealedFile:
             self._layout = pages.groups(self._file)
         return self._layout
 
-    def _bound(self, group: int, names: Sequence[str]) -> None:
-        """Raise `ValueError` if columns of a row group would take more memory than any that was
-        sealed.
+    def unpacked(self, group: int, columns: Sequence[str]) -> int:
+        """Return how many bytes columns of a row group take when they are unpacked.
+
+        Raises
+        ------
+        FormatError
+            If that is more than any that was sealed takes, or the file's pages are not what its
+            footer says.
         """
-        rows, columns = self._places()[self._first + group]
-        total = 0
-        for name in names:
-            size = pages.unpacked(self._file, columns[name])
-            total += size.total
-            if name not in WORDS:
-                total += size.dictionary * (rows if name == "data" else 1)
-        if rows > MOST_ROWS or total > MOST_BYTES:
-            raise ValueError(f"row group {group} has {rows} rows and unpacks to {total} bytes")
+        with self._damage():
+            rows, places = self._places()[self._first + group]
+            total = 0
+            for name in columns:
+                size = pages.unpacked(self._file, places[name])
+                total += size.total
+                if name not in WORDS:
+                    total += size.dictionary * (rows if name == "data" else 1)
+            if rows > MOST_ROWS or total > MOST_BYTES:
+                raise ValueError(f"row group {group} has {rows} rows and unpacks to {total} bytes")
+            return total
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Raise `FormatError` for what damage raises where pages are looked at."""
+        try:
+            yield
+        except (ValueError, KeyError, IndexError) as error:
+            raise FormatError(f"a sealed file cannot be read ({error})", on=self.path) from error
 
     def may_have(self, group: int, column: str, word: str) -> bool:
         """Return whether a column of a row group may have a text; False is certain: of words that
@@ -203,11 +191,40 @@ class SealedFile:
         FormatError
             If the file's pages are not what its footer says.
         """
-        try:
-            found = pages.words(self._file, self._places()[self._first + group].columns[column])
-        except (ValueError, KeyError, IndexError) as error:
-            raise FormatError(f"a sealed file cannot be read ({error})", on=self.path) from error
+        found = self._dictionary(group, column)
         return found is None or word.encode("utf8", "surrogatepass") in found
+
+    def only_word(self, group: int, column: str) -> str | None:
+        """Return the text that all rows of a row group have in a column; None if they may have
+        several, or none. It is as certain as `may_have`.
+
+        Raises
+        ------
+        FormatError
+            If the file's pages are not what its footer says.
+        """
+        found = self._dictionary(group, column)
+        if found is None or len(found) != 1:
+            return None
+        if column not in self._without_null:
+            return None
+        try:
+            return found[0].decode()
+        except UnicodeDecodeError:
+            return None  # who reads the column says so
+
+    @functools.cached_property
+    def _without_null(self) -> set[str]:
+        columns = map(self._parquet.schema.column, range(len(self._parquet.schema)))
+        return {column.path for column in columns if not column.max_definition_level}
+
+    def _dictionary(self, group: int, column: str) -> list[bytes] | None:
+        if self._asked != (group, column):
+            with self._damage():
+                place = self._places()[self._first + group].columns[column]
+                self._words_there = pages.words(self._file, place)
+            self._asked = group, column
+        return self._words_there
 
     def checked(self, group: int) -> pa.Table:
         """Return a row group.
@@ -285,70 +302,11 @@ def _spelled_out(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(column.type.value_type)
 
 
-def _segments(meta: dict[bytes, bytes], path: str) -> list[SealedSegment]:
-    try:
-        check_format(meta[b"eventlog.format"].decode())
-        if meta.get(b"eventlog.needs"):
-            raise FormatError(
-                f"a sealed file needs {meta[b'eventlog.needs']!r}, which this version does not know",
-                hint="install a newer eventlog-journal",
-            )
-        check_sum(meta[b"eventlog.segments"] + meta[b"eventlog.groups"], meta[b"eventlog.crc32"])
-        return [SealedSegment.from_json(x) for x in json.loads(meta[b"eventlog.segments"])]
-    except FormatError as error:
-        raise FormatError(error.what, on=path, hint=error.hint) from None
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise FormatError(f"this is no sealed file of an event log ({error!r})", on=path) from error
-
-
 def check_columns(parquet: Any, path: str) -> None:
     """Raise `FormatError` if a Parquet file has not the columns of sealed files."""
     missing = set(sealed_schema().names) - set(parquet.schema_arrow.names)
     if missing:
         raise FormatError(f"a sealed file lacks the columns {sorted(missing)}", on=path)
-
-
-def check_sum(text: bytes, digits: bytes) -> None:
-    """Raise `FormatError` if a text of the metadata has not the CRC-32 that is noted of it."""
-    if f"{zlib.crc32(text):08x}".encode() != digits:
-        raise FormatError("the metadata of a sealed file is damaged: its checksum does not hold")
-
-
-def _lost(meta: dict[bytes, bytes], path: str) -> list[Lost]:
-    text = meta.get(b"eventlog.lost")
-    if text is None:
-        return []
-    try:
-        check_sum(text, meta.get(b"eventlog.lost_crc32", b""))
-        return lost_of(json.loads(text))
-    except FormatError as error:
-        raise FormatError(error.what, on=path) from None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise FormatError(f"this is no sealed file of an event log ({error!r})", on=path) from error
-
-
-def lost_of(told: Any) -> list[Lost]:
-    """Return what metadata tell of events that are lost. Raises `ValueError`, `TypeError`."""
-    found = [Lost(int(first), int(last), str(why)) for first, last, why in told]
-    return [one for one in found if 0 <= one.first <= one.last]
-
-
-def groups_of(meta: dict[bytes, bytes], count: int, path: str) -> list[Group]:
-    """Return what the metadata tell of the row groups, of which the file has `count`.
-
-    Raises
-    ------
-    FormatError
-        If they do not tell of so many.
-    """
-    try:
-        groups = json.loads(meta[b"eventlog.groups"])
-        found = [(int(n), int(first), int(last), int(crc)) for n, first, last, crc in groups]
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise FormatError(f"this is no sealed file of an event log ({error!r})", on=path) from error
-    if len(found) != count:
-        raise FormatError("a sealed file has not the row groups that were sealed", on=path)
-    return found
 
 
 def group_of(table: pa.Table) -> Group:

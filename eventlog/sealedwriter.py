@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 from eventlog.columns import repeated
 from eventlog.errors import IntegrityError
 from eventlog.files import LOCAL, TEMPORARY, Files
+from eventlog.footer import Group, Lost, SealedSegment
 from eventlog.formats import FORMAT
 from eventlog.sealed import (
     MOST_ROWS,
     WORDS,
-    Group,
-    Lost,
     SealedFile,
-    SealedSegment,
     group_of,
     sealed_schema,
 )

@@ -22,13 +22,15 @@ TOP = Path(__file__).resolve().parent.parent
 #: Each module imports only modules of lower floors (and the standard library, pyarrow, numpy).
 EVENTLOG = [
     {"errors", "entrypoints"},
-    {"value", "files", "layout", "options", "background", "steps", "pages", "columns", "formats"},
+    {"value", "files", "layout", "options", "background", "steps", "pages", "columns", "formats"}
+    | {"ahead"},
     {"event", "identity", "blobs", "table"},
     {"frame", "backlog", "intake", "recorded", "provenance", "fingerprint"},
     {"strip", "shape"},
     {"segment", "shapes"},
-    {"chain", "sealed", "headless"},
-    {"archive", "sealedwriter"},
+    {"chain", "footer", "headless"},
+    {"sealed"},
+    {"archive", "sealedwriter", "lookup"},
     {"commit", "listing"},
     {"journal", "reader", "runfile", "attempts", "home"},
     {"seal", "forks", "views", "glance", "resume", "catalog", "mentions", "archivewriter"},
@@ -56,17 +58,8 @@ CAPTURE = {"errors", "value", "files", "layout", "event", "identity", "blobs", "
 CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "home", "seal"}
 CAPTURE |= {"options", "intake", "background", "shape", "shapes", "chain", "commit"}
 CAPTURE |= {"resume", "recorded", "provenance", "run", "start", "__init__"}
-CAPTURE |= {
-    "formats",
-    "listing",
-    "strip",
-    "sealed",
-    "sealedwriter",
-    "archive",
-    "fingerprint",
-    "pages",
-    "columns",
-}
+CAPTURE |= {"strip", "sealed", "sealedwriter", "archive", "fingerprint", "pages", "columns"}
+CAPTURE |= {"ahead", "footer", "lookup", "formats", "listing"}
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eventlog import pages, sealed, sealedwriter
+from eventlog import footer, pages, sealed, sealedwriter
 from eventlog.audit import verify
 from eventlog.compact import compact
 from eventlog.errors import EventlogError, FormatError
@@ -46,7 +46,7 @@ def crafted(folder, columns, rows):
     options = {**sealedwriter.options(), "dictionary_pagesize_limit": 2**26}
     with pq.ParquetWriter(path, schema, **options) as out:
         out.write_table(table, row_group_size=rows)
-        part = sealed.SealedSegment(header(), rows, "whole", 0)
+        part = footer.SealedSegment(header(), rows, "whole", 0)
         out.add_key_value_metadata(sealedwriter._metadata([part], [(rows, 0, rows - 1, 0)], []))
     return path
 
