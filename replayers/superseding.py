@@ -47,8 +47,9 @@ def check_choice(choice: str, target: object, label: str, view: str) -> None:
     able = getattr(target, "superseded", frozenset((APPEND,)))
     if choice != APPEND and choice not in able:
         others = " or ".join(c for c in CHOICES if c == APPEND or c in able)
+        why = getattr(target, "never", {}).get(choice)
         raise UsageError(
-            f"--superseded {choice} cannot be done there",
+            f"--superseded {choice} cannot be done there" + (f": {why}" if why else ""),
             on=label,
             hint=f"this target can do {others}",
         )

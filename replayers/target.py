@@ -199,7 +199,8 @@ class Target(Protocol):
     # ``new-run`` it tells runs of one id apart by their generation, and its sessions have
     # `mark_replaced(by: str)`, which has the run show what replaces it. For ``rebuild`` its sessions
     # have `discard()`: delete what we made of this run, so that `open` finds none; refuse (Foreign)
-    # where somebody else has added to it. Both are idempotent and safe to be killed in.
+    # where somebody else has added to it. Both are idempotent and safe to be killed in. `never` may
+    # say, by choice, why a target cannot do the others.
     # A target may have `shares_tags = True`: people add tags of their own to its runs, and the
     # read-back shows them. Elsewhere a tag that was not sent has no explanation.
     # A target may have `one_run = True`: one object of it can have one run open at a time. A sync

@@ -76,6 +76,11 @@ is not ``[a-z0-9_-]{1,64}``, 32 digits of its SHA-256. Entity: the address, else
 that its row is over 8 MB is refused (quarantine).
 
 A run that ended without a word is ``failed`` in W&B, one whose process closed it is ``finished``.
+
+A run that replaces another one (``--superseded new-run``) has its id with ``-`` and the generation
+behind it (32 digits of its SHA-256, where that is longer than 64 characters), and its name with the
+generation in parentheses. ``eventlog.replaces`` and ``eventlog.replaced_by`` in the configs have the
+path of the other one, the tags ``replaces:ID`` and ``replaced-by:ID`` its id.
 """
 
 from __future__ import annotations
@@ -84,9 +89,10 @@ import os
 import threading
 import urllib.parse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from eventlog.errors import UsageError
+from replayers.superseding import APPEND, NEW_RUN, REBUILD
 from replayers.target import Change, RunInfo
 from replayers.wandb_api import Place
 from replayers.wandb_child import WandbChild
@@ -130,6 +136,8 @@ class WandbTarget:
     rules = RULES
     folds = False
     shares_tags = True
+    superseded = frozenset((APPEND, NEW_RUN))
+    never: ClassVar = {REBUILD: "W&B never gives the id of a deleted run again"}
     #: Opening a run lets go of the one before: a child with its wandb-core for each would be many.
     one_run = True
 

@@ -15,25 +15,15 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from eventlog.errors import EventlogError
-from eventlog.event import CONFIG, DEFINITION, METRIC, NOTE, SUMMARY, SYSTEM, TAG
+from eventlog.event import METRIC, NOTE, SUMMARY, SYSTEM
 from replayers.positions import Positions
 from replayers.target import Change, Foreign, Rejected, Retry, RunInfo, RunState, writer_of
 from replayers.wandb_api import Found, Place, WandbRun
 from replayers.wandb_child import WandbChild
-from replayers.wandb_map import (
-    GLOBAL_STEP,
-    ROW,
-    HistoryRow,
-    ImageRow,
-    Mapped,
-    as_table,
-    definition,
-    map_batch,
-    points,
-    setting_image,
-)
+from replayers.wandb_map import GLOBAL_STEP, ROW, HistoryRow, Mapped, map_batch
+from replayers.wandb_readback import read_back
 from replayers.wandb_state import KEY, RunRecord
-from replayers.wandb_values import Notes, canonical, cells
+from replayers.wandb_values import Notes, canonical, cells, run_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -154,12 +144,13 @@ class WandbSession:
         assert record is not None
         self._before, record.claim = record.claim, self._token
         notes = record.values(NOTE)
+        there = self._found["tags"] if self._found else []
         more = {name: notes[name] for name in ("group", "job_type", "notes") if name in notes}
         step = self._child.ask(
             "start",
             config=record.config(),
-            definitions=_definitions(record),
-            more={**more, "name": self._info.name or None, "tags": self._tags()},
+            definitions=record.definitions(),
+            more={**more, "name": run_name(self._info), "tags": record.tags(there)},
             final=final,
         )
         if step != self._next:
@@ -195,7 +186,7 @@ class WandbSession:
     def _log(self, writer: str, rows: list[HistoryRow], tables: dict[int, dict[str, Any]]) -> None:
         record = self._record
         assert record is not None
-        axes = {d["step_metric"] for d in _definitions(record) if "step_metric" in d}
+        axes = {d["step_metric"] for d in record.definitions() if "step_metric" in d}
         axes.discard(GLOBAL_STEP)
         chunk: list[Any] = []
         size = 0
@@ -240,13 +231,6 @@ class WandbSession:
         """
         self._child.ask("update", config=config, summary=record.values(SUMMARY))
 
-    def _tags(self) -> list[str]:
-        """Return our tags, and those that people gave the run in W&B."""
-        assert self._record is not None
-        ours = self._record.values(TAG)
-        there = self._found["tags"] if self._found else []
-        return sorted({t for t in there if t not in ours} | {t for t, on in ours.items() if on})
-
     # ---------------------------------------------------------------- proof
 
     def confirm(self, batch: pa.Table) -> bool:
@@ -289,38 +273,7 @@ class WandbSession:
     # ---------------------------------------------------------------- reading back
 
     def read_back(self) -> Iterator[pa.Table]:
-        found = self._run.look()
-        if found is None:
-            return
-        record = self._run.record(found)
-        out: list[ImageRow] = []
-        for number, row in enumerate(self._run.rows(0, found["last_step"] + 1)):
-            if number < record.adopted:
-                continue
-            about = row.get(ROW)
-            out += points(row, json.loads(about) if isinstance(about, str) else {}, self._same)
-            if len(out) >= 100_000:
-                yield as_table(out)
-                out = []
-        config = {k: v for k, v in found["config"].items() if k not in (KEY, "_wandb")}
-        out += setting_image(CONFIG, config)
-        named = record.values(SUMMARY)
-        out += setting_image(SUMMARY, {k: v for k, v in found["summary"].items() if k in named})
-        out += setting_image(TAG, dict.fromkeys(found["tags"], True))
-        yield as_table(out)
-
-    def _same(self, digest: str, value: Any) -> bool:
-        """Whether a table that lies in W&B has the cells of the blob; a reference has none."""
-        if not isinstance(value, dict) or not isinstance(value.get("path"), str):
-            return isinstance(value, str)
-        try:
-            there = json.loads(self._child.ask("table", name=value["path"]))
-        except (Retry, ValueError):
-            return False
-        wanted = self._cells(digest)
-        return wanted is None or canonical(wanted) == canonical(
-            {"columns": there.get("columns"), "data": there.get("data")}
-        )
+        return read_back(self._run, self._child, self._cells)
 
     # ---------------------------------------------------------------- the end
 
@@ -341,6 +294,19 @@ class WandbSession:
         self._forget()
         self._child.kill()
 
+    def mark_replaced(self, by: str) -> None:
+        """Have the run say which one replaces it, in its config and by a tag, and end it."""
+        record = self._survey(everything=False)
+        if self._found is None:  # somebody deleted it
+            return
+        state = self._found["state"]
+        if record.replaced_by != by or state not in ("finished", "failed"):
+            record.replaced_by = by
+            code = 0 if state == "finished" else 1
+            self._end(record, "failed" if code else "finished", code)
+        self._forget()
+        self._child.kill()
+
     def _end(self, record: RunRecord, wanted: str, code: int) -> None:
         """End the run; returns once the server says so."""
         self._unsure = True  # until it does
@@ -356,6 +322,7 @@ class WandbSession:
                 found["state"] == wanted
                 and found["count"] == record.rows
                 and mine.get("claim") is None
+                and mine.get("replaced_by", "") == record.replaced_by
                 and _within(record.values(SUMMARY), found["summary"])
             )
 
@@ -400,13 +367,6 @@ def _as_sent(row: HistoryRow, axes: set[str]) -> dict[str, Any]:
     absent = sorted(axes - set(row.values))
     about = {**row.about, "absent": absent} if absent else row.about
     return {**row.values, ROW: json.dumps(about)} if about else row.values
-
-
-def _definitions(record: RunRecord) -> list[dict[str, Any]]:
-    """Return what is to be defined: the user's first, because the first that fits wins."""
-    found = [definition(k, v) for k, v in record.values(DEFINITION).items()]
-    everything = [{"name": "*", "step_metric": GLOBAL_STEP}]
-    return found + [d for d in everything if not any(f["name"] == "*" for f in found)]
 
 
 def _within(wanted: dict[str, Any], there: dict[str, Any]) -> bool:

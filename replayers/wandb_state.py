@@ -4,6 +4,8 @@
 one that ended well took it away and left ``rows``, the history rows that were confirmed. ``marks``
 says for each writer how far its events went; ``state`` has the settings with their stamps, so that
 an older value sent late changes nothing. Both are text: W&B would make a column of each key.
+``generation``, ``replaces`` and ``replaced_by``, the latter two paths of runs, are there where a run
+replaces another one (`replayers.superseding`); tags say it too, for people.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any
 
 from eventlog.event import CONFIG, DEFINITION, NOTE, SUMMARY, TAG
 from replayers.target import Foreign, RunInfo
-from replayers.wandb_map import RULES, Setting
+from replayers.wandb_map import GLOBAL_STEP, RULES, Setting, definition
+from replayers.wandb_values import tag_name
 
 KEY = "eventlog"
 _KINDS = (CONFIG, SUMMARY, TAG, DEFINITION, NOTE)
@@ -37,6 +40,8 @@ class RunRecord:
         By kind and key: value and stamp.
     claim:
         The session that writes; None after one that ended well.
+    replaces, replaced_by:
+        Paths ``entity/project/id`` of other runs, "" for none.
     """
 
     run: RunInfo
@@ -47,6 +52,8 @@ class RunRecord:
         default_factory=lambda: {kind: {} for kind in _KINDS}
     )
     claim: str | None = None
+    replaces: str = ""
+    replaced_by: str = ""
 
     @classmethod
     def read(cls, run: RunInfo, found: dict[str, Any] | None, shown: str) -> RunRecord:
@@ -58,14 +65,15 @@ class RunRecord:
             If the run is not this one's, or nobody's and has rows that may not be taken over.
         """
         if found is None:
-            return cls(run)
+            return cls(run, replaces=run.replaces)
         kept = found["config"].get(KEY)
         if not isinstance(kept, dict) or "run" not in kept:
             return cls._adopted(run, found["count"], shown)
-        if (kept.get("run"), kept.get("project")) != (run.id, run.project):
+        whose = (kept.get("run"), kept.get("project"), kept.get("generation", ""))
+        if whose != (run.id, run.project, run.generation):
             raise Foreign(
-                f"the W&B run is that of {kept.get('project')}/{kept.get('run')}, another run "
-                "of a journal",
+                f"the W&B run is that of {' '.join(f'{whose[1]}/{whose[0]} {whose[2]}'.split())}, "
+                "another run of a journal",
                 on=shown,
                 hint="give one of them another WANDB_RUN_ID",
             )
@@ -75,6 +83,8 @@ class RunRecord:
             )
         record = cls(run, rows=int(kept.get("rows", 0)), adopted=int(kept.get("adopted", 0)))
         record.claim = kept.get("claim")
+        record.replaces = str(kept.get("replaces") or run.replaces)
+        record.replaced_by = str(kept.get("replaced_by") or "")
         marks = json.loads(kept.get("marks") or "{}")
         record.marks = {str(writer): int(n) for writer, n in marks.items()}
         record._read_state(kept.get("state"), found["config"])
@@ -88,7 +98,7 @@ class RunRecord:
                 on=shown,
                 hint="log under another run id, or allow it with --adopt-by-name",
             )
-        return cls(run, rows=count, adopted=count)
+        return cls(run, rows=count, adopted=count, replaces=run.replaces)
 
     def _read_state(self, text: Any, config: dict[str, Any]) -> None:
         state = json.loads(text) if isinstance(text, str) else {}
@@ -118,6 +128,24 @@ class RunRecord:
         for one in settings:
             self.settings[one.kind][one.key] = (one.value, one.stamp)
 
+    def definitions(self) -> list[dict[str, Any]]:
+        """Return what is to be defined: the user's first, because the first that fits wins."""
+        found = [definition(k, v) for k, v in self.values(DEFINITION).items()]
+        everything = [{"name": "*", "step_metric": GLOBAL_STEP}]
+        return found + [d for d in everything if not any(f["name"] == "*" for f in found)]
+
+    def tags(self, there: Iterable[str]) -> list[str]:
+        """Return our tags, and those of `there` that people gave the run in W&B."""
+        ours = self.values(TAG)
+        people = {tag for tag in there if tag not in ours}
+        return sorted(people | {tag for tag, on in ours.items() if on} | self.links())
+
+    def links(self) -> set[str]:
+        """Return the tags that name the runs which this one replaces, or is replaced by."""
+        told = {"replaces": self.replaces, "replaced-by": self.replaced_by}
+        ids = {word: path.rpartition("/")[2] for word, path in told.items()}
+        return {tag_name(f"{word}:{id}", []) for word, id in ids.items() if id}
+
     def config(self) -> dict[str, Any]:
         """Return the run's config with this record in it."""
         state: dict[str, Any] = {}
@@ -127,6 +155,8 @@ class RunRecord:
                 key: [None if kind == CONFIG else value, stamp]
                 for key, (value, stamp) in found.items()
             }
+        told = (self.run.generation, self.replaces, self.replaced_by)
+        kin = zip(("generation", "replaces", "replaced_by"), told, strict=True)
         return {
             **self.values(CONFIG),
             KEY: {
@@ -140,6 +170,7 @@ class RunRecord:
                 "claim": self.claim,
                 "marks": json.dumps(self.marks),
                 "state": json.dumps(state),
+                **{name: text for name, text in kin if text},
             },
         }
 

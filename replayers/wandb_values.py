@@ -260,17 +260,33 @@ def project_name(run: RunInfo) -> str:
 
 
 def run_id(run: RunInfo, given: str = "") -> str:
-    """Return the run's id in W&B: the recorded ``WANDB_RUN_ID``, else `given`, else its own.
+    """Return the run's id in W&B: the recorded ``WANDB_RUN_ID``, else `given`, else its own; behind
+    it the generation of a run that replaces another one.
 
     One that is not plain becomes 32 hexadecimal digits of its SHA-256.
     """
     wished = run.elsewhere.get("WANDB_RUN_ID") or given
+    name = _first_id(run, wished)
+    if not run.generation:
+        return name
+    later = f"{name}-{run.generation}"
+    return later if _GIVEN_ID.fullmatch(later) else _hashed(later)
+
+
+def _first_id(run: RunInfo, wished: str) -> str:
     if wished and _GIVEN_ID.fullmatch(wished):
         return wished
     name = wished or run.id
-    if _RUN_ID.fullmatch(name):
-        return name
+    return name if _RUN_ID.fullmatch(name) else _hashed(name)
+
+
+def _hashed(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def run_name(run: RunInfo) -> str | None:
+    """Return the run's display name in W&B; None for one that W&B makes up."""
+    return f"{run.name or run.id} ({run.generation})" if run.generation else run.name or None
 
 
 def seconds(nanoseconds: int) -> float:
