@@ -17,6 +17,7 @@ from eventlog.files import LOCAL, Store
 from eventlog.footer import Lost
 from eventlog.forks import forks
 from eventlog.frame import HEAD, PREFIX, first_seq, read_head
+from eventlog.gaps import gaps, named, told
 from eventlog.layout import ArchivedName, SegmentName, is_blob, segment_name
 from eventlog.listing import listing
 from eventlog.reader import WriterReader, may_hold_events
@@ -161,6 +162,7 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
             seqs = table.column("seq")
             events += seqs[-1].as_py() - seqs[0].as_py() + 1
             rows += table.num_rows
+            problems += map(told, gaps(table))
             for known in _declared(table):
                 named |= set(known)
                 declared = known.get(writer, declared)
@@ -365,15 +367,18 @@ def _declared(table: pa.Table) -> Iterator[dict[str, int | None]]:
 
 def _blobs(folder: str, writer: str, store: Store) -> list[tuple[int, str, bool]]:
     """Check every blob that an event names; return the event, what is wrong, and whether a power
-    cut may have done it.
+    cut may have done it. What is recorded as never written is no surprise.
     """
-    problems: list[tuple[int, str, bool]] = []
+    problems: dict[str, tuple[int, str, bool]] = {}
     checked: set[str] = set()
+    never: set[str] = set()
     try:
         for table in WriterReader(folder, writer, skip_missing=True, store=store).tables():
-            named = table.filter(is_word(table.column("type"), "table", "blob"))
+            for gap in gaps(table):
+                never |= named(gap)
+            rows = table.filter(is_word(table.column("type"), "table", "blob"))
             for seq, data in zip(
-                *(named.column(n).to_pylist() for n in ("seq", "data")), strict=True
+                *(rows.column(n).to_pylist() for n in ("seq", "data")), strict=True
             ):
                 sha = str(loads(data).get("sha256", ""))
                 if sha not in checked:
@@ -382,10 +387,10 @@ def _blobs(folder: str, writer: str, store: Store) -> list[tuple[int, str, bool]
                         blobs.check(folder, sha, store)
                     except IntegrityError as error:
                         text = f"event {seq} of {writer}: {error}"
-                        problems.append((seq, text, is_blob(sha)))
+                        problems[sha] = seq, text, is_blob(sha)
     except (EventlogError, OSError, ValueError, AttributeError, TypeError):
-        return problems  # reported with the writer
-    return problems
+        pass  # reported with the writer
+    return [found for sha, found in problems.items() if sha not in never]
 
 
 __all__ = [

@@ -1,4 +1,6 @@
-"""Events that could not be written yet: a bounded memory, and an account of what it dropped."""
+"""What could not be written yet: a bounded memory for events and for the blobs that they name, and
+an account of what it dropped.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ from eventlog.event import GAP, Row, make_rows
 
 #: What one row costs in memory beyond its key and data, roughly, in bytes.
 _ROW = 200
+#: The same for a blob, and how many wait at most: their names have to fit into one event.
+_BLOB, _BLOBS = 400, 10_000
 
 
 class Pending(NamedTuple):
@@ -27,29 +31,68 @@ class Pending(NamedTuple):
         return sum(_ROW + len(row.key) + len(row.data or b"") for row in self.rows)
 
 
+class Blob(NamedTuple):
+    """Bytes that are to be a file of their own; no event below `seq` names them."""
+
+    data: bytes
+    seq: int
+    time: int
+    step: int | None
+
+    def size(self) -> int:
+        """Return roughly how many bytes of memory this takes."""
+        return _BLOB + len(self.data)
+
+
 @dataclasses.dataclass
 class Dropped:
-    """What found no place: how many events, and the range of their times and steps."""
+    """What found no place: how many events, how many tables and large values of other events, and
+    the range of times and steps of both.
+
+    `blobs` are those of the values that an event names all the same, because they waited for a
+    while; the others are null in their events. `reason` is why.
+    """
 
     events: int = 0
     first_time: int = 0
     last_time: int = 0
     first_step: int | None = None
     last_step: int | None = None
+    values: int = 0
+    blobs: list[str] = dataclasses.field(default_factory=list)
+    reason: str | None = None
+    #: No event below it names one of `blobs`; not recorded.
+    seq: int | None = None
 
     def add(self, event: Pending) -> None:
-        """Count one more."""
-        if not self.events:
-            self.first_time, self.first_step = event.time, event.step
+        """Count one more event."""
+        self._extend(event.time, event.step)
         self.events += 1
-        self.last_time = event.time
-        if event.step is not None:
-            self.last_step = event.step
+
+    def add_value(self, time: int, step: int | None, reason: str | None) -> None:
+        """Count one more value."""
+        self._extend(time, step)
+        self.values += 1
+        self.reason = reason
+
+    def _extend(self, time: int, step: int | None) -> None:
+        if not self:
+            self.first_time, self.first_step = time, step
+        self.last_time = time
+        if step is not None:
+            self.last_step = step
 
     def gap(self, time: int) -> Pending:
         """Return the event that records the loss."""
-        rows, _ = make_rows(GAP, dataclasses.asdict(self).items())
+        fields = dataclasses.asdict(self)
+        del fields["seq"]
+        if not self.values:
+            del fields["values"], fields["blobs"], fields["reason"]
+        rows, _ = make_rows(GAP, fields.items())
         return Pending(time, None, tuple(rows))
+
+    def __bool__(self) -> bool:
+        return self.events > 0 or self.values > 0
 
 
 class Sink(Protocol):
@@ -63,13 +106,15 @@ class Sink(Protocol):
 
 
 class Backlog:
-    """A queue of at most `limit` bytes. What comes when it is full is dropped and counted: the
-    history that it keeps has no hole but at its end.
+    """A queue of events, and blobs beside it, of at most `limit` bytes together. What comes when it
+    is full is dropped and counted: the history that it keeps has no hole but at its end.
 
     Attributes
     ----------
     bytes:
         What it holds, roughly.
+    blobs:
+        The blobs that wait, by SHA-256, the oldest first.
     dropped:
         What was dropped and is not recorded yet.
     lost:
@@ -81,6 +126,8 @@ class Backlog:
         self.bytes = 0
         self.lost = 0
         self.dropped = Dropped()
+        self.blobs: dict[str, Blob] = {}
+        self._recorded: tuple[int, int] | None = None
         self._events: deque[Pending] = deque()
 
     def add(self, event: Pending) -> None:
@@ -96,6 +143,46 @@ class Backlog:
         self.dropped.add(event)
         self.lost += 1
 
+    # ---------------------------------------------------------------- blobs
+
+    def keep(self, digest: str, blob: Blob, reason: str) -> bool:
+        """Keep a blob, or count it as dropped; return whether it was kept."""
+        if digest in self.blobs:
+            return True
+        if self.bytes + blob.size() > self.limit or len(self.blobs) >= _BLOBS:
+            self.dropped.add_value(blob.time, blob.step, reason)
+            return False
+        self.blobs[digest] = blob
+        self.bytes += blob.size()
+        return True
+
+    def forget(self, digest: str) -> None:
+        """Keep a blob no longer: it was written."""
+        blob = self.blobs.pop(digest, None)
+        if blob is not None:
+            self.bytes -= blob.size()
+
+    def drop_blobs(self, reason: str) -> int:
+        """Drop all blobs, which events name; return how many. The next drain records it."""
+        dropped, count = self.dropped, len(self.blobs)
+        for digest, blob in list(self.blobs.items()):
+            dropped.add_value(blob.time, blob.step, reason)
+            dropped.blobs.append(digest)
+            dropped.seq = blob.seq if dropped.seq is None else min(blob.seq, dropped.seq)
+            self.forget(digest)
+        return count
+
+    def bound(self, seq: int) -> int:
+        """Return up to where, `seq` at most, no event names a blob that waits, or one of which no
+        event below `seq` records that it was dropped.
+        """
+        first = [] if self.dropped.seq is None else [self.dropped.seq]
+        if self._recorded is not None and self._recorded[0] >= seq:  # it may be in a buffer
+            first.append(self._recorded[1])
+        return min([seq, *first, *(blob.seq for blob in self.blobs.values())])
+
+    # ---------------------------------------------------------------- events
+
     def drain(self, sink: Sink, most: int) -> bool:
         """Write what waits, oldest first, and then what was lost; but about `most` bytes at once.
 
@@ -109,8 +196,10 @@ class Backlog:
             if self.bytes < enough:
                 return False
             self._write_first(sink)
-        if self.dropped.events:
+        if self.dropped:
             dropped, self.dropped = self.dropped, Dropped()
+            if dropped.seq is not None:
+                self._recorded = sink.written(), dropped.seq
             try:
                 sink.write(dropped.gap(clock.time_ns()))
             except OSError:
@@ -133,9 +222,14 @@ class Backlog:
     def _pop(self) -> None:
         self.bytes -= self._events.popleft().size()
 
-    def __bool__(self) -> bool:
-        """Return whether there is something to write: an event, or the account of lost ones."""
+    @property
+    def queued(self) -> bool:
+        """Whether there is something to write that new events must not overtake."""
         return bool(self._events) or self.dropped.events > 0
+
+    def __bool__(self) -> bool:
+        """Return whether there is something to write: an event, a blob, the account of lost ones."""
+        return bool(self._events) or bool(self.blobs) or bool(self.dropped)
 
     def __len__(self) -> int:
         return len(self._events)

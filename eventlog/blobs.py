@@ -19,6 +19,15 @@ INLINE = 2**20
 _PART = 4 * 2**20
 
 
+class NoRoom(OSError):
+    """Bytes find room neither on the disk nor in the memory for what waits; they were counted."""
+
+
+def name_of(data: bytes) -> str:
+    """Return the name of the blob of these bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def put(folder: str, data: bytes, files: Files = LOCAL) -> tuple[str, str]:
     """Write a blob into a run's folder.
 
@@ -27,7 +36,7 @@ def put(folder: str, data: bytes, files: Files = LOCAL) -> tuple[str, str]:
     The SHA-256 in hexadecimal, and the path to sync before an event that names the blob may be
     called durable.
     """
-    digest = hashlib.sha256(data).hexdigest()
+    digest = name_of(data)
     place = os.path.join(folder, BLOBS)
     path = os.path.join(place, digest)
     try:

@@ -29,8 +29,11 @@ class Chain:
     ----------
     seq:
         How many events were appended: the seq of the next one.
+    synced:
+        How many of them are known to survive a power cut, the blobs that they name aside.
     durable:
-        How many of them are known to survive a power cut.
+        How many of them are known to survive it with their blobs, or with the record that these
+        were dropped.
     segment:
         The one that is appended to; None before the first frame and after a failure.
     retired:
@@ -57,6 +60,7 @@ class Chain:
     ) -> None:
         self.folder = folder
         self.seq = 0
+        self.synced = 0
         self.durable = 0
         self.segment: SegmentWriter | None = None
         self.retired: list[SegmentWriter] = []
@@ -294,15 +298,16 @@ class Chain:
 
     # ---------------------------------------------------------------- durability
 
-    def advance(self, durable: int) -> None:
-        """Note that the events before `durable` survive a power cut."""
+    def advance(self, synced: int, durable: int) -> None:
+        """Note up to where events survive a power cut, without and with their blobs."""
+        self.synced = max(self.synced, synced)
+        while self._tail and self._tail[0][0] <= self.synced:
+            self.tail_bytes -= len(self._tail.popleft()[1])
         if durable <= self.durable:
             return
         self.durable = durable
         if self.segment is not None:
             self.segment.encoder.mark(durable)
-        while self._tail and self._tail[0][0] <= durable:
-            self.tail_bytes -= len(self._tail.popleft()[1])
 
     def poison(self, *others: SegmentWriter | None) -> tuple[list[SegmentWriter], bool]:
         """Give up all segments that are not known durable, after a sync that failed: the kernel
@@ -319,4 +324,4 @@ class Chain:
         self.segment, self.retired = None, []
         # Both end with the same event; what was never written may be more than memory keeps.
         self.rewrite = max([frame for _end, frame in self._tail], self.rewrite, key=len)
-        return poisoned, self.written <= self.durable
+        return poisoned, self.written <= self.synced

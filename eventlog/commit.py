@@ -50,11 +50,14 @@ class Commit:
 
     def add_blob(self, path: str) -> None:
         """Have a blob synced before the next event is called durable."""
-        self._fresh[path] = object()
+        with self._lock:
+            self._fresh[path] = object()
 
-    def sync(self, prepare: Callable[[], None], *, names: bool = False) -> None:
+    def sync(
+        self, prepare: Callable[[], None], bound: Callable[[int], int], *, names: bool = False
+    ) -> None:
         """Sync everything that is in the chain when `prepare` has been called, with `names` every
-        name in the folder too.
+        name in the folder too. Events are called durable up to `bound` of what was synced.
 
         Raises
         ------
@@ -64,7 +67,8 @@ class Commit:
         chain = self._chain
         with self._lock:
             prepare()
-            segment, target = chain.segment, chain.written
+            segment, synced = chain.segment, chain.written
+            durable = bound(synced)
             # They stay where they are until they are synced: Ctrl-C may come at any line.
             retired = list(chain.retired)
             fresh, suspect = dict(self._fresh), dict(self._suspect)
@@ -99,7 +103,7 @@ class Commit:
             if self._incomplete:
                 raise self._not_durable(self.error or OSError(5, "too much for memory"))
             self._failures, self.after, self.error = 0, 0.0, None
-            chain.advance(target)
+            chain.advance(synced, durable)
 
     def _not_durable(self, error: OSError) -> JournalError:
         what = f"events from seq {self._chain.durable} on are not durable: a sync failed ({error})"
@@ -125,7 +129,7 @@ class Commit:
             chain.failed(second)
             return
         for old in poisoned if again and not self._incomplete else ():
-            if old.first_seq >= chain.durable:  # only a copy of the tail, now written again
+            if old.first_seq >= chain.synced:  # only a copy of the tail, now written again
                 old.discard()
 
 

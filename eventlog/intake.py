@@ -10,7 +10,7 @@ from eventlog.event import Row, flatten, make_rows
 from eventlog.table import as_table
 from eventlog.value import SCALARS, Stored, dumps
 
-#: Keeps bytes beside the segments and returns their SHA-256; raises OSError.
+#: Keeps bytes beside the segments and returns their SHA-256; raises `blobs.NoRoom`.
 PutBlob = Callable[[bytes], str]
 
 
@@ -36,7 +36,9 @@ def take(kind: str, data: Mapping[Any, Any], put_blob: PutBlob) -> Taken:
             value = as_table(value)
             if hasattr(type(value), "__eventlog__"):  # a value that keeps itself, such as a Table
                 values[key] = value.__eventlog__(put_blob)
-        except Exception as error:  # a full disk, a cell that is no value, a frame that breaks
+        except blobs.NoRoom:  # a full disk: who counted it tells of it
+            values[key] = Stored("null", None, None)
+        except Exception as error:  # a cell that is no value, a frame that breaks
             values[key] = Stored("null", None, None)
             refused.append(f"{key!r}: {error}; null was kept in its place")
     rows, more = make_rows(kind, values.items())
@@ -51,7 +53,7 @@ def _outlined(row: Row, put_blob: PutBlob) -> Row:
         return row
     try:
         digest = put_blob(row.data)
-    except OSError:
-        return row  # it may still fit into a frame, and wait for the disk with its event
+    except blobs.NoRoom:
+        return Row(row.key, row.kind, "null", None, None)
     reference = {"sha256": digest, "size": len(row.data), "type": row.type}
     return Row(row.key, row.kind, "blob", None, dumps(reference))

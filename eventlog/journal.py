@@ -5,8 +5,9 @@ promises:
 
 * when `Writer.append` returns a seq, the event is in the operating system's hands (but for the
   level ``memory``), and a SIGKILL loses nothing;
-* it never raises for a full or failing disk: the event waits in a bounded memory, `health` says
-  ``degraded``, and what finds no room there is counted and recorded as an event of kind ``gap``;
+* it never raises for a full or failing disk: the event, or the blob it names, waits in a bounded
+  memory, `health` says ``degraded``, and what finds no room there is counted and recorded as an
+  event of kind ``gap``;
 * a failed sync is final for its segment (`eventlog.commit`);
 * a forked child gets a writer of its own, and never touches its parent's file.
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import threading
 import time as clock
@@ -25,9 +27,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from eventlog import blobs
 from eventlog.background import Background
 from eventlog.backlog import Backlog, Pending
+from eventlog.blobs import NoRoom
+from eventlog.blobstore import BlobStore
 from eventlog.chain import Chain
 from eventlog.commit import Commit
 from eventlog.errors import JournalError, ValueRefused
@@ -55,7 +58,8 @@ class Health:
     """How a writer is: ``ok`` or ``degraded``, and what waits or is lost.
 
     `waiting` events are in memory only; `dropped` ones are lost (and recorded as such once there
-    is room again); `error` is the last error of the file system.
+    is room again); `error` is the last error of the file system; `waiting_blobs` are tables and
+    large values that are in memory only, and named by events.
     """
 
     state: str
@@ -64,6 +68,7 @@ class Health:
     waiting: int
     dropped: int
     error: str | None
+    waiting_blobs: int = 0
 
 
 class Writer:
@@ -122,6 +127,7 @@ class Writer:
             self.folder, self.run, name, self._identity, self.options, self._files, self._warn
         )
         self._commit = Commit(self._chain, self._lock, self._files, self._warn)
+        self._blobs = BlobStore(self._backlog, self._chain, self._commit, self._files)
         self._background = Background(self, f"eventlog-commit-{name}")
 
     # ---------------------------------------------------------------- state
@@ -148,6 +154,7 @@ class Writer:
                 len(self._backlog) + len(self._deferred) + len(chain.rewrite),
                 self._backlog.lost,
                 None if error is None else str(error),
+                len(self._backlog.blobs),
             )
 
     # ---------------------------------------------------------------- append
@@ -186,7 +193,7 @@ class Writer:
                     self._do_later()
             if fast:
                 return seq if self.options.durability != "sync" else self._synced(seq)
-        taken = take(kind, data, self.put_blob)
+        taken = take(kind, data, functools.partial(self.put_blob, time=now, step=step))
         if taken.twice:
             self._warn(f"keys given twice in one call keep their last value: {taken.twice[:3]}")
             self._do_later()
@@ -202,7 +209,7 @@ class Writer:
         # Not under the lock: a commit takes the lock for syncs before it takes that one.
         if clock.monotonic() >= self._commit.after:
             with contextlib.suppress(JournalError):
-                self.commit()
+                self._run_commit(eager=False)
         return seq
 
     def _append_shape(
@@ -232,19 +239,38 @@ class Writer:
             if self._deferred:
                 self._take_deferred()
 
-    def put_blob(self, data: bytes) -> str:
+    def put_blob(self, data: bytes, *, time: int | None = None, step: int | None = None) -> str:
         """Keep bytes beside the segments and return their SHA-256; log an event that names them
-        next. They are durable before that event is.
+        next. They are durable before that event is; on a full disk they wait in memory.
 
         Raises
         ------
-        OSError
-            If they could not be written.
+        NoRoom
+            If there is no room in memory either. It is recorded that a value of this time and
+            step was dropped.
         """
-        digest, path = blobs.put(self.folder, data, self._files)
+        now = clock.time_ns() if time is None else time
+        try:
+            digest = self._blobs.put(data, now, step, self._alone)
+            if self._commits and self._backlog.blobs and not self._armed:
+                self._arm()
+            return digest
+        finally:
+            if self._later:
+                self._do_later()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Have the lock, and what handlers of signals log wait."""
         with self._lock:
-            self._commit.add_blob(path)
-        return digest
+            if self._inside:  # in such a handler
+                raise NoRoom("in the middle of a log() of the same thread")
+            with self._busy():
+                yield
+
+    def _place_blobs(self, *, eager: bool) -> None:
+        with contextlib.suppress(NoRoom):  # a handler of a signal: whoever comes next
+            self._blobs.again(self._alone, eager=eager)
 
     def append_rows(self, rows: list[Row], step: int | None, time: int | None = None) -> int | None:
         """Append one event of rows in stored form; as `append` otherwise."""
@@ -267,6 +293,8 @@ class Writer:
         finally:
             if self._later:
                 self._do_later()
+        if self._backlog.blobs and self.options.durability == "os":  # no commit does it
+            self._place_blobs(eager=False)
         return seq if self.options.durability != "sync" else self._synced(seq)
 
     def _must_be_open(self) -> None:
@@ -275,7 +303,7 @@ class Writer:
 
     def _append_event(self, event: Pending) -> int | None:
         self._chain.settle()
-        if self._backlog and not self._drain():
+        if self._backlog and not self._drain() and self._backlog.queued:
             self._backlog.add(event)
             return None
         try:
@@ -345,7 +373,8 @@ class Writer:
         except OSError as error:
             self._chain.failed(error)
             return False
-        self._chain.error = None
+        if not self._backlog.blobs:
+            self._chain.error = None
         return True
 
     # ---------------------------------------------------------------- durability
@@ -375,6 +404,11 @@ class Writer:
             new segment, so that a later call may succeed. Also in the handler of a signal that
             came in the middle of an append of the same thread.
         """
+        # The background asks all the time: what fails then is tried seldomer.
+        asked = threading.current_thread() is not self._background.thread
+        self._run_commit(names=names, eager=asked)
+
+    def _run_commit(self, *, names: bool = False, eager: bool) -> None:
         self._chain.try_now()
         # A handler may hold the lock that the committing thread waits for: never wait for it then.
         mine = self._lock._is_owned()  # type: ignore[attr-defined]
@@ -386,6 +420,7 @@ class Writer:
                 hint="in a signal's handler call finish(), or set a flag and flush later",
             )
         try:
+            self._place_blobs(eager=eager)
             self._commit_all(names=names)
         finally:
             running.release()
@@ -395,7 +430,7 @@ class Writer:
         while self._drained_some():  # the lock is let go of in between
             pass
         try:
-            self._commit.sync(self._flush, names=names)
+            self._commit.sync(self._flush, self._backlog.bound, names=names)
         except JournalError:
             if self.options.commits and not self._closed:
                 self._arm()
@@ -404,8 +439,10 @@ class Writer:
             chain = self._chain
             waiting = len(self._backlog) + len(chain.rewrite)
             if waiting or self._backlog:
+                large = len(self._backlog.blobs)
+                beside = f" and {large} tables or large values" if large else ""
                 raise JournalError(
-                    f"{waiting} events wait in memory: the journal cannot be written "
+                    f"{waiting} events{beside} wait in memory: the journal cannot be written "
                     f"({chain.error})",
                     on=self.folder,
                 )
@@ -474,6 +511,7 @@ class Writer:
 
     def _close(self) -> None:
         self._background.stop()
+        self._give_up_blobs()
         if self._last is not None:
             named = False
             with contextlib.suppress(JournalError):  # the commit below says it
@@ -490,9 +528,19 @@ class Writer:
         with self._commit.running, self._lock:
             self._chain.end(durable=durable)
 
+    def _give_up_blobs(self) -> None:
+        """Try the disk once more; what finds no room by now never will."""
+        self._place_blobs(eager=True)
+        with contextlib.suppress(NoRoom):
+            if self._backlog.blobs and (count := self._blobs.give_up(self._alone)):
+                self._warn(
+                    f"{count} tables or large values were lost, because the journal could not be "
+                    f"written; it is recorded as soon as it can be: {self.folder}"
+                )
+
     def _append_last(self, last: Last, time: int, named: bool) -> None:
         with self._busy():
-            waiting = len(self._backlog) + int(self._backlog.dropped.events > 0)
+            waiting = len(self._backlog) + int(bool(self._backlog.dropped))
             rows = last(self._chain.seq + waiting, named)
             try:
                 self._append_event(Pending(time, None, tuple(rows)))

@@ -32,8 +32,9 @@ EVENTLOG = [
     {"sealed"},
     {"archive", "sealedwriter", "lookup"},
     {"commit", "listing"},
+    {"blobstore"},
     {"journal", "reader", "runfile", "attempts", "home"},
-    {"seal", "forks", "views", "glance", "resume", "catalog", "mentions", "archivewriter"},
+    {"seal", "forks", "gaps", "views", "glance", "resume", "catalog", "mentions", "archivewriter"},
     {"ledger", "selection"},
     {"delivery"},
     {"restored", "pieces"},
@@ -56,7 +57,7 @@ EVENTLOG = [
 #: Everything that capture loads; it may import nothing else from outside.
 CAPTURE = {"errors", "value", "files", "layout", "event", "identity", "blobs", "table", "frame"}
 CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "home", "seal"}
-CAPTURE |= {"options", "intake", "background", "shape", "shapes", "chain", "commit"}
+CAPTURE |= {"options", "intake", "background", "shape", "shapes", "chain", "commit", "blobstore"}
 CAPTURE |= {"resume", "recorded", "provenance", "run", "start", "__init__"}
 CAPTURE |= {"strip", "sealed", "sealedwriter", "archive", "fingerprint", "pages", "columns"}
 CAPTURE |= {"ahead", "footer", "lookup", "formats", "listing"}

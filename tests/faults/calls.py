@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import eventlog
-from eventlog import start
+from eventlog import blobs, start
 from eventlog.audit import FAILURES, verify
 from eventlog.compact import compact
 from eventlog.errors import EventlogError
@@ -138,7 +138,7 @@ def logged(journal: str, writer: str | None = None) -> list[Any]:
         if writer in (None, name)
         for event in WriterReader(folder, name).events()
         for row in event.rows
-        if row.kind == METRIC
+        if row.kind == METRIC and row.key == "x"
     ]
 
 
@@ -174,6 +174,51 @@ def logging_survives(journal: str, faults: Faults, level: str) -> list[str]:
         broken.append(f"{kept} kept, found {found}")
     judged(journal, broken)
     return broken
+
+
+def tables_survive(journal: str, faults: Faults, level: str) -> list[str]:
+    """Tables that find no room wait with one warning; none that `flush` vouched for is lost, and
+    what is not there is null, or recorded as never written.
+    """
+    broken: list[str] = []
+    run = begun(journal, level, 0)
+    durable = 0
+    with faults.under():
+        for n in range(EVENTS):
+            try:
+                run.log({"x": n, "t": eventlog.Table(["n"], [[n]])}, step=n)
+            except Exception as error:
+                broken.append(f"log raised {error!r}")
+            if n % 3 == 2:
+                with contextlib.suppress(EventlogError, MemoryError):
+                    run.flush()
+                    durable = n + 1
+    # Without memory a table may be null; `verify` says below if one that is named is lost.
+    there = _tables(run.folder) | set(range(durable if faults._error is None else 0))
+    broken += [f"table {n} was durable, and is lost" for n in range(durable) if n not in there]
+    with contextlib.suppress(EventlogError):
+        run._writer.commit()
+    run.finish()
+    if faults._error is not None and (found := logged(journal)) != list(range(EVENTS)):
+        broken.append(f"found {found}")
+    tables = _tables(run.folder)
+    if faults._error is not None and sorted(tables) != list(range(EVENTS)):
+        broken.append(f"found the tables {sorted(tables)}")
+    judged(journal, broken)
+    return broken
+
+
+def _tables(folder: str) -> set[int]:
+    """Return the numbers in the tables that are read."""
+    found = set()
+    for name in listing(folder).writers:
+        for event in WriterReader(folder, name).events():
+            for row in event.rows:
+                if row.type == "table":
+                    with contextlib.suppress(EventlogError):
+                        content = blobs.get(folder, row.value["sha256"])
+                        found.add(eventlog.Table.from_bytes(content).data[0][0])
+    return found
 
 
 def finishing_survives(journal: str, faults: Faults, level: str) -> list[str]:
@@ -353,6 +398,7 @@ def reading_survives(journal: str, faults: Faults, level: str) -> list[str]:
 #: What is called, and the levels or states of the run it is called at.
 SCENES: dict[str, tuple[Callable[[str, Faults, str], list[str]], tuple[str, ...]]] = {
     "log": (logging_survives, ("group", "sync", "memory", "os")),
+    "tables": (tables_survive, ("group", "sync", "memory", "os")),
     "finish": (finishing_survives, ("group", "sync", "memory", "os")),
     "init again": (continuing_survives, ("group", "memory")),
     "seal": (sealing_survives, ("live",)),

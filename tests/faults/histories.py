@@ -14,9 +14,10 @@ from typing import Any
 
 from eventlog import runfile
 from eventlog.archiving import archive
+from eventlog.backlog import Pending
 from eventlog.compact import compact
 from eventlog.errors import JournalError
-from eventlog.event import Event, Row, make_rows
+from eventlog.event import GAP, Event, Row, make_rows
 from eventlog.journal import Options, Writer
 from eventlog.reader import listing
 from eventlog.seal import seal
@@ -43,6 +44,7 @@ class Told(Writer):
 
     def __init__(self, folder: str, name: str, files: Recorder, **options: Any) -> None:
         self._told = name
+        self.expected: list[Event] = []
         super().__init__(
             folder,
             RUN.id,
@@ -58,6 +60,23 @@ class Told(Writer):
 
     def _arm(self) -> None:
         self._armed = True
+
+    def write(self, event: Pending) -> int | None:
+        """Tell the oracle of a gap, which is the writer's own, before it is written."""
+        if event.rows[0].kind != GAP:
+            return super().write(event)
+        event, at = event._replace(time=NOW), self.seq
+        self.expected.insert(at, Event(at, *event))
+        self._number()
+        try:
+            return super().write(event)
+        except OSError:
+            del self.expected[at]
+            self._number()
+            raise
+
+    def _number(self) -> None:
+        self.expected[:] = [e._replace(seq=n) for n, e in enumerate(self.expected)]
 
 
 class Content:
@@ -113,6 +132,20 @@ class Plan:
             fault_at=rng.randint(1, 60) if fault in ("any", "write", "kill") else rng.randint(1, 9),
             fault_lasts=rng.choice([1, 1, 2, 5]),
             archives=rng.choice([0.0, 0.0, 0.6]),
+        )._with_outage(rng)
+
+    def _with_outage(self, rng: random.Random) -> Plan:
+        """Return a plan in which a disk has no room for a long time, one time in five."""
+        if rng.random() > 0.2:
+            return self
+        return dataclasses.replace(
+            self,
+            actions=rng.randint(8, 16),
+            memory_bytes=rng.choice([2**20, 6_000, 3_000]),
+            blobs=0.4,
+            fault=rng.choice(["create", "create", "write", "room"]),
+            fault_at=rng.randint(1, 12),
+            fault_lasts=rng.choice([5, 15, 40, 10**6]),
         )
 
 
@@ -146,7 +179,8 @@ class Play:
         plan = self.plan
         if not plan.fault:
             return None
-        if plan.fault not in ("any", "kill", name):
+        both = plan.fault == "room" and name in ("create", "write")
+        if not both and plan.fault not in ("any", "kill", name):
             return None
         self._seen += 1
         if not plan.fault_at <= self._seen < plan.fault_at + plan.fault_lasts:
@@ -200,6 +234,7 @@ class Play:
                 segment_bytes=plan.segment_bytes,
                 memory_bytes=plan.memory_bytes,
             )
+            self.writers[name].expected = self.expected[name]
         for _ in range(plan.actions):
             name = rng.choice(list(self.writers))
             self._act(name, self.writers[name])
@@ -251,7 +286,10 @@ class Play:
         time = NOW + len(expected)
         # The oracle is told before: an event may be on the disk before its append returns.
         expected.append(Event(len(expected), time, step, tuple(rows)))
+        lost = one.health().dropped
         one.append("metric", given, step, time)
+        if one.health().dropped > lost:
+            expected.pop()
 
     def _stored(self, one: Told, value: Content) -> Stored:
         try:
