@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from eventlog.backlog import Backlog
 from tests.faults.histories import (
     History,
     Plan,
@@ -61,6 +62,34 @@ def test_nor_with_a_fault_at_each_of_the_first_operations(fault, repeats):
         plan = Plan(at, actions=7, seals=0.15, commits=0.3, fault=fault, fault_at=at)
         figures = explore(plan, 6)
         assert [str(v) for v in figures.violations] == []
+
+
+def without_files(seed: int) -> Plan:
+    """A disk that takes no new files, for a while or for ever, and tables in every other event."""
+    rng = random.Random(seed)
+    return Plan(
+        seed,
+        actions=12,
+        commits=0.35,
+        blobs=0.4,
+        durability=rng.choice(["group", "sync", "memory", "os"]),
+        segment_bytes=rng.choice([3_000, 10**6]),
+        memory_bytes=rng.choice([2**20, 6_000, 3_000]),
+        fault="create",
+        fault_at=2,
+        fault_lasts=rng.choice([2, 10**6]),
+    )
+
+
+def test_nor_if_tables_wait_for_room_or_never_find_any(repeats):
+    for seed in range(repeats(3, 150)):
+        figures = explore(without_files(seed), 4)
+        assert [str(v) for v in figures.violations] == []
+
+
+def test_a_journal_that_calls_durable_what_waits_for_its_table_is_found(monkeypatch):
+    monkeypatch.setattr(Backlog, "bound", lambda _self, seq: seq)
+    assert any(explore(without_files(seed), 4).violations for seed in range(10))
 
 
 def test_nor_if_a_sealing_was_killed_at_any_operation_and_taken_up_again(repeats):
