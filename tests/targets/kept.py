@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from eventlog.errors import EventlogError
 from replayers.target import RunInfo
 from replayers.to_memory import MemoryTarget
 
@@ -24,6 +25,7 @@ class Keeper:
 
     def __init__(self, address: str) -> None:
         self.model = MemoryTarget()
+        self._lock = threading.Lock()  # a killed sync's last words may come beside the next one's
         self._listener = connection.Listener(address, "AF_UNIX", backlog=64)
 
     def __enter__(self) -> Keeper:
@@ -45,12 +47,14 @@ class Keeper:
             while True:
                 name, arguments = client.recv()
                 try:
-                    if name == "open":
-                        session = self.model.open(*arguments)
-                        client.send((session.known_as, None))
-                    else:
-                        client.send((getattr(session, name)(*arguments), None))
-                except Exception as error:
+                    with self._lock:
+                        if name == "open":
+                            session = self.model.open(*arguments)
+                            answer = session.known_as
+                        else:
+                            answer = getattr(session, name)(*arguments)
+                    client.send((answer, None))
+                except EventlogError as error:
                     client.send((None, error))
 
 

@@ -18,6 +18,8 @@ from tests.targets.read_back import Point
 from tests.targets.sync_kills import Place, series
 
 Repeats = Callable[[int, int], int]
+#: With --long 50 syncs are killed into each.
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture
@@ -70,7 +72,6 @@ def test_sync_into_an_mlflow_server_killed_again_and_again_ends_exact(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 def test_sync_into_wandb_killed_again_and_again_ends_exact(
     killed: Callable[[Place, int], None], tmp_path: Path
 ) -> None:
