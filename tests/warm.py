@@ -20,7 +20,9 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+#: (pandas is what pyarrow looks for when it makes its first array: half a second where it is installed)
 COMMAND = (
+    "pandas "
     "pyarrow.parquet eventlog.reader eventlog.cli.main eventlog.cli.commands eventlog.cli.keeping "
     "replayers.sync_command replayers.status_command replayers.diff_command replayers.loop "
     "replayers.plan_report replayers.watch "

@@ -164,7 +164,7 @@ class Life:
 
         sending.target_of = target_of
         for place, method, name in (
-            (sending, "seal", "sealing"),
+            (importlib.import_module("eventlog.seal"), "seal", "sealing"),
             (Delivery, "save", "cursor"),
             (Delivery, "record", "ledger"),
             (Delivery, "sync_ledger", "ledger"),
