@@ -53,10 +53,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modul
         del sys.modules[name]
 
 
-def test_it_is_short() -> None:
+def test_it_is_as_short_as_the_page_says() -> None:
+    assert "in under a hundred lines" in PAGE
     code = block("sqlite_target.py")
     ast.parse(code)
-    assert len([line for line in code.splitlines() if line.strip()]) < 105
+    assert len([line for line in code.splitlines() if line.strip()]) < 100
 
 
 @pytest.mark.parametrize(
