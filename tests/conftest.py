@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests import warm
+
 #: How long an example takes is the machine's affair.
 settings.register_profile("eventlog", deadline=None)
 settings.load_profile("eventlog")
@@ -21,6 +23,16 @@ settings.load_profile("eventlog")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="every test, at its full length")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        warm.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        warm.end()
 
 
 @pytest.fixture(scope="session")

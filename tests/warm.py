@@ -1,107 +1,86 @@
-"""The `eventlog` command in processes of their own that start warm.
+"""Programs in processes of their own that start warm: the `eventlog` command, and code as one gives
+it to ``python -c``.
 
-Each command is a fork of a process that has imported what it needs (a third of a second for the
-command line, several for MLflow), with its own arguments, variables, folder, output and exit code,
-in a process group of its own: it can be killed at any moment, alone or with what it started, and
-leaves nothing behind in its parent. Tests of the start itself (the README's commands, a closed
-pipe) start cold.
+Each is a fork of a process that has imported what it needs (a third of a second for the command
+line, several for MLflow), with its own arguments, variables, folder, files and exit code, in a
+process group of its own: it can be killed at any moment, alone or with what it started, and leaves
+nothing behind in its parent. Tests of the start itself (a closed pipe) and of the end of the
+interpreter start cold.
+
+The processes that are forked from serve all workers of a test session, and end with it.
 """
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import functools
+import hashlib
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import IO, Any
 
-#: (pandas is what pyarrow looks for when it makes its first array: half a second where it is installed)
+TOP = Path(__file__).resolve().parents[1]
+SERVER = Path(__file__).with_name("warm_server.py")
+#: In the environment of all processes of a session: its first process, and a folder.
+SESSION = "WARM_SESSION"
+
 COMMAND = (
-    "pandas "
+    "pandas "  # which pyarrow looks for when it makes its first array
     "pyarrow.parquet eventlog.reader eventlog.cli.main eventlog.cli.commands eventlog.cli.keeping "
     "replayers.sync_command replayers.status_command replayers.diff_command replayers.loop "
     "replayers.plan_report replayers.watch "
     "replayers.to_memory replayers.to_mlflow replayers.to_trackio replayers.to_wandb"
 )
-#: What a command that brings runs into an MLflow database imports besides.
-MLFLOW = "mlflow.store.tracking.sqlalchemy_store"
+#: What brings runs into an MLflow database, reads it or serves it imports besides.
+MLFLOW = (
+    "mlflow mlflow.store.tracking.sqlalchemy_store mlflow.tracking mlflow.cli "
+    "mlflow.server mlflow.server.fastapi_app uvicorn.main"
+)
+#: Trackio reads its folder from the environment when it is imported: see `warm_server` for "!".
+TRACKIO = "trackio! trackio.sqlite_storage!"
+WANDB = "httpx wandb wandb.apis.public"
+#: Before a module is imported that reads these only then.
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "HF_HUB_OFFLINE": "1",
+    "WANDB_ERROR_REPORTING": "false",
+}
+
 
 #: What a command calls with its arguments; it returns the exit code.
 CALL = "eventlog.cli.main:run"
-ROOT = Path(__file__).resolve().parents[1]
 
-_SERVER = """
-import importlib, json, os, select, signal, sys
-sys.path[0] = sys.argv[2]
-for name in sys.argv[1].split():
-    importlib.import_module(name)
 
-def child(order):
-    for number in (signal.SIGCHLD, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.default_int_handler)
-    signal.set_wakeup_fd(-1)
-    os.chdir(order["cwd"])
-    os.environ.clear()
-    os.environ.update(order["env"])
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for number, path in ((1, order["out"]), (2, order["err"])):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    sys.argv = ["eventlog", *order["arguments"]]
-    code = 1
-    try:
-        module, name = order["call"].split(":")
-        code = getattr(importlib.import_module(module), name)(order["arguments"])
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+def begin() -> None:
+    """Begin a session, in its first process."""
+    os.environ[SESSION] = f"{os.getpid()} {tempfile.mkdtemp(prefix='eventlog-warm-')}"
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-signal.signal(signal.SIGCHLD, lambda *_: None)
-ended, wake = os.pipe()
-for end in (ended, wake):
-    os.set_blocking(end, False)
-signal.set_wakeup_fd(wake)
-rest = b""
-while True:
-    ready, _, _ = select.select([0, ended], [], [])
-    if ended in ready:
-        os.read(ended, 4096)
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if not pid:
-                break
-            os.write(1, b"%d %d\\n" % (pid, os.waitstatus_to_exitcode(status)))
-    if 0 in ready:
-        got = os.read(0, 1 << 20)
-        if not got:
-            break
-        *lines, rest = (rest + got).split(b"\\n")
-        for line in lines:
-            pid = os.fork()
-            if not pid:
-                child(json.loads(line))
-            os.setpgid(pid, pid)
-            os.write(1, b"started %d\\n" % pid)
-"""
+
+def end() -> None:
+    """End it, and with it the processes that were forked from."""
+    shutil.rmtree(os.environ.pop(SESSION).partition(" ")[2], ignore_errors=True)
 
 
 class Process:
-    """One command that runs; as far as it goes, a `subprocess.Popen` of text."""
+    """A program that runs; as far as it goes, a `subprocess.Popen` of text."""
 
-    def __init__(self, server: _Server, pid: int, out: Path, err: Path) -> None:
+    def __init__(
+        self, server: _Server, pid: int, out: IO[bytes], err: IO[bytes], stdin: IO[str] | None
+    ) -> None:
         self.pid = pid
         self.returncode: int | None = None
+        self.stdin = stdin
         self._server = server
         self._out = out
         self._err = err
@@ -132,10 +111,21 @@ class Process:
         """SIGKILL it."""
         self.send_signal(signal.SIGKILL)
 
+    def terminate(self) -> None:
+        """SIGTERM it."""
+        self.send_signal(signal.SIGTERM)
+
     def kill_group(self) -> None:
         """SIGKILL it and what it started, unless it has ended."""
         if self.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
+
+    def said(self) -> tuple[str, str]:
+        """Return what it has written to stdout and stderr so far."""
+        files = [
+            os.pread(f.fileno(), os.fstat(f.fileno()).st_size, 0) for f in (self._out, self._err)
+        ]
+        return files[0].decode(errors="replace"), files[1].decode(errors="replace")
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for the end and return what was written to stdout and stderr."""
@@ -145,48 +135,71 @@ class Process:
             self.kill()
             self.wait()
             raise
-        return self._out.read_text(errors="replace"), self._err.read_text(errors="replace")
+        finally:
+            if self.stdin is not None:
+                self.stdin.close()
+        return self.said()
 
 
 class _Server:
     """The process that is warm and forks."""
 
     def __init__(self, imports: str) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="eventlog-warm-")
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, imports, str(ROOT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-        )
+        self._lock = threading.RLock()
         self._codes: dict[int, int] = {}
         self._started: list[int] = []
         self._rest = b""
-        self._count = 0
+        session, folder = os.environ[SESSION].split(" ", 1)
+        name = hashlib.sha256(imports.encode()).hexdigest()[:8]
+        path = os.path.join(folder, name)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with open(f"{path}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                self._socket.connect(path)
+                return
+            except OSError:
+                pass
+            with open(f"{path}.log", "ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", SERVER.read_text(), path, session, *imports.split()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, **QUIET},
+                    cwd=TOP,
+                    start_new_session=True,
+                )
+            while True:
+                try:
+                    self._socket.connect(path)
+                    return
+                except OSError:
+                    assert self._process.poll() is None, Path(f"{path}.log").read_text()
+                    time.sleep(0.005)
 
-    def start(self, call: str, arguments: list[str], env: dict[str, str], cwd: str) -> Process:
-        self._count += 1
-        out, err = (Path(self._folder.name, f"{self._count}.{name}") for name in ("out", "err"))
-        for path in (out, err):
-            path.touch()
-        order: dict[str, Any] = {"call": call, "arguments": arguments, "env": env, "cwd": cwd}
-        line = json.dumps(order | {"out": str(out), "err": str(err)}) + "\n"
-        self._stream(self._process.stdin).write(line.encode())
-        while not self._started:
-            self._read(wait=True)
-        return Process(self, self._started.pop(), out, err)
+    def start(self, order: dict[str, Any], files: list[int]) -> int:
+        with self._lock:
+            line = json.dumps(order).encode() + b"\n"
+            sent = socket.send_fds(self._socket, [line], files)
+            self._socket.sendall(line[sent:])
+            while not self._started:
+                self._read(wait=True)
+            return self._started.pop()
 
     def code(self, pid: int) -> int | None:
-        self._read(wait=False)
-        return self._codes.pop(pid, None)
+        with self._lock:
+            self._read(wait=False)
+            return self._codes.pop(pid, None)
 
     def _read(self, *, wait: bool) -> None:
-        stream = self._stream(self._process.stdout)
-        os.set_blocking(stream.fileno(), wait)
-        got = stream.read(65536)
-        if got is None:
+        self._socket.setblocking(wait)
+        try:
+            got = self._socket.recv(65536)
+        except BlockingIOError:
             return
+        finally:
+            self._socket.setblocking(True)
         assert got, "the process that forks has died"
         *lines, self._rest = (self._rest + got).split(b"\n")
         for line in lines:
@@ -196,11 +209,6 @@ class _Server:
             else:
                 self._codes[int(first)] = int(number)
 
-    @staticmethod
-    def _stream(stream: IO[bytes] | None) -> IO[bytes]:
-        assert stream is not None
-        return stream
-
 
 _server = functools.lru_cache(maxsize=None)(_Server)
 
@@ -208,16 +216,38 @@ _server = functools.lru_cache(maxsize=None)(_Server)
 def start(
     arguments: list[str],
     *,
+    code: str = "",
+    call: str = CALL,
+    imports: str = "",
     env: dict[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
-    imports: str = "",
-    call: str = CALL,
+    stdin: bool = False,
+    log: IO[bytes] | None = None,
 ) -> Process:
-    """Start ``eventlog ARGUMENT ...``, or have another function called with the arguments."""
-    server = _server(f"{COMMAND} {imports}")
-    return server.start(
-        call, arguments, dict(os.environ if env is None else env), str(cwd or os.getcwd())
-    )
+    """Start ``eventlog ARGUMENT ...``, or have another function called with the arguments.
+
+    ``env`` is its environment and ``cwd`` its folder, by default ours; ``imports`` names what is
+    imported besides `COMMAND`; ``stdin=True`` gives it a pipe to read from, and ``log`` takes both
+    of its outputs.
+    """
+    if SESSION not in os.environ:  # no test session: a program of tools/
+        begin()
+        atexit.register(end)
+    out, err = (log, log) if log else (tempfile.TemporaryFile(), tempfile.TemporaryFile())
+    given, ours = os.pipe() if stdin else (os.open(os.devnull, os.O_RDONLY), None)
+    order = {
+        "call": "" if code else call,
+        "code": code,
+        "arguments": arguments,
+        "env": dict(os.environ if env is None else env),
+        "cwd": str(cwd or os.getcwd()),
+    }
+    try:
+        server = _server(f"{COMMAND} {imports}")
+        pid = server.start(order, [given, out.fileno(), err.fileno()])
+    finally:
+        os.close(given)
+    return Process(server, pid, out, err, None if ours is None else open(ours, "w"))
 
 
 def run(
@@ -227,3 +257,13 @@ def run(
     process = start(arguments, **how)
     out, err = process.communicate(timeout)
     return subprocess.CompletedProcess(arguments, process.wait(), out, err)
+
+
+def start_python(code: str, *arguments: str, **how: Any) -> Process:
+    """Start code as ``python -c`` does; the rest as for `start`."""
+    return start(list(arguments), code=code, **how)
+
+
+def python(code: str, *arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    """Run code as ``python -c`` does; the rest as for `run`."""
+    return run(list(arguments), code=code, **how)

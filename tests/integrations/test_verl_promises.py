@@ -29,6 +29,7 @@ from eventlog.catalog import find_all
 from eventlog.frame import to_events
 from eventlog.reader import WriterReader, headers
 from eventlog.views import open_view
+from tests import warm
 from tests.integrations import verl_source
 from tests.integrations.verl_trainer import NAME, PROJECT, Plan, generations, points
 from tests.targets.mlflow_server import MlflowServer, make_database
@@ -78,11 +79,16 @@ class Node:
 
     def launch(self, plan: Plan, **environ: str) -> str:
         """Run a launch to its end, and return what it said."""
-        process = self.start(plan, **environ)
-        _out, said = process.communicate(timeout=120)
+        self.disk.mkdir(exist_ok=True)
+        done = warm.python(
+            f"import runpy; runpy.run_path({str(TRAINER)!r}, run_name='__main__')",
+            json.dumps(dataclasses.asdict(plan)),
+            cwd=self.disk,
+            env={**os.environ, **environ},
+        )
         expected = -signal.SIGKILL if plan.die is not None else 0
-        assert process.returncode == expected, said
-        return said
+        assert done.returncode == expected, done.stderr
+        return done.stderr
 
 
 @pytest.fixture
@@ -143,12 +149,9 @@ class Backends:
         return self.sync_mlflow(journal, *extra, *options, **environ)
 
     def sync_mlflow(self, journal: Path, *options: str, **environ: str) -> str:
-        command = [sys.executable, "-m", "eventlog.cli.main", "sync", str(journal), *options]
-        command += ["--to", f"mlflow:{self.tracking}"]
+        command = ["sync", str(journal), *options, "--to", f"mlflow:{self.tracking}"]
         env = client_environment(self.wandb.url, self.folder) | WAITS | environ
-        done = subprocess.run(
-            command, env=env, cwd=self.folder, capture_output=True, text=True, timeout=240
-        )
+        done = warm.run(command, imports=warm.MLFLOW, env=env, cwd=self.folder, timeout=240)
         assert done.returncode == 0, done.stderr
         return done.stderr
 
@@ -497,13 +500,11 @@ one.log({"list": [np.float32(0.5), {"x": np.array([1, 2])}], "flag": np.bool_(Tr
 one.finish()
 """
     for _ in range(2):  # and again, resumed
-        subprocess.run(
-            [sys.executable, "-c", code],
+        warm.python(
+            code,
             cwd=Path(__file__).resolve().parents[2],
             env={**os.environ, "EVENTLOG_DIR": str(node.journal)},
-            capture_output=True,
-            check=True,
-        )
+        ).check_returncode()
     backends.sync(node.journal)
     words = "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
     rows = [

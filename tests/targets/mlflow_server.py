@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -56,40 +58,75 @@ def copy_empty(path: Path, shared: Path) -> None:
                 "SqlAlchemyStore(sys.argv[1], sys.argv[2])"
             )
             unfinished = shared / "mlflow-unfinished.db"
-            subprocess.run(
-                [sys.executable, "-c", code, f"sqlite:///{unfinished}", shared.as_uri()],
-                check=True,
-                capture_output=True,
+            warm.python(
+                code,
+                f"sqlite:///{unfinished}",
+                shared.as_uri(),
+                imports=warm.MLFLOW,
                 env={**os.environ, **_QUIET},
-            )
+            ).check_returncode()
             unfinished.rename(made)
     shutil.copy(made, path)
 
 
-class MlflowServer:
-    """One ``mlflow server`` with one worker; `start` and `kill` can alternate."""
+#: `mlflow server` in a fork: what it would start besides, uvicorn with one worker, it becomes.
+_SERVE = """
+import os, sys
+import mlflow.server
+from mlflow.cli import cli
 
-    def __init__(self, folder: Path, store: str) -> None:
+def become(command, *, extra_env=None, **how):
+    os.environ.update(extra_env or {})
+    if command[1:3] != ["-m", "uvicorn"]:
+        os.execvp(command[0], command)
+    from uvicorn.main import main
+    main(command[3:], prog_name="uvicorn")
+
+mlflow.server._exec_cmd = become
+cli(sys.argv[1:], prog_name="mlflow")
+"""
+
+
+class MlflowServer:
+    """One ``mlflow server`` with one worker; `start` and `kill` can alternate.
+
+    It is a fork of a process that has imported MLflow, which takes 10 seconds of the processor in
+    a ``cold`` one.
+    """
+
+    def __init__(self, folder: Path, store: str, *, cold: bool = False) -> None:
         self.folder = folder
         self.store = store
+        self.cold = cold
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | warm.Process | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", self.store]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        options = ["server", "--workers", "1", "--host", "127.0.0.1", "--port", str(self.port)]
+        options += ["--backend-store-uri", self.store]
+        options += ["--artifacts-destination", str(self.folder / "artifacts")]
+        env = {**os.environ, **_QUIET}
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                env={**os.environ, **_QUIET},
-                start_new_session=True,
+            self._process = (
+                subprocess.Popen(
+                    [sys.executable, "-m", "mlflow", *options],
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.folder,
+                    env=env,
+                    start_new_session=True,
+                )
+                if self.cold
+                else warm.start_python(
+                    _SERVE,
+                    *options,
+                    imports=warm.MLFLOW,
+                    log=log,
+                    cwd=self.folder,
+                    env=env,
+                )
             )
         self._wait()
 
@@ -110,7 +147,7 @@ class MlflowServer:
             with contextlib.suppress(urllib.error.URLError, OSError):
                 urllib.request.urlopen(self.uri + "/health", timeout=2).close()
                 return
-            time.sleep(0.1)
+            time.sleep(0.05)
         log = (self.folder / "server.log").read_text(errors="replace")[-3000:]
         self.kill()
         raise RuntimeError(f"the MLflow server did not start:\n{log}")

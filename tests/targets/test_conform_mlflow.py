@@ -80,7 +80,7 @@ class Server(Database):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("conform")
     make_database(folder / "m.db", tmp_path_factory)
-    made = MlflowServer(folder, f"sqlite:///{folder / 'm.db'}")
+    made = MlflowServer(folder, f"sqlite:///{folder / 'm.db'}", cold=True)
     made.start()
     yield Server(folder / "m.db", made)
     made.kill()

@@ -36,6 +36,7 @@ from replayers import trackio_worker as worker
 from replayers.positions import Positions
 from replayers.target import Down, Foreign, Rejected, Retry, RunInfo, RunState, Unauthorised
 from replayers.to_trackio import TrackioTarget
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = 1_767_225_600_000_000_000
@@ -114,23 +115,19 @@ def config_of(folder, run_id="run-1"):
 def trackio(folder, code, *args):
     """Run code with Trackio's own package on this folder; return what it prints as JSON."""
     start = "import json, sys\nfrom trackio.sqlite_storage import SQLiteStorage\nimport trackio\n"
-    environment = os.environ | {"TRACKIO_DIR": str(folder), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", start + code, *args],
-        env=environment, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout) if done.stdout else None
+    out = of_trackio(folder, start + code, *args)
+    return json.loads(out) if out else None
 
 
 def command(folder, *args):
+    return json.loads(of_trackio(folder, "from trackio.cli import main; main()", *args, "--json"))
+
+
+def of_trackio(folder, code, *args):
     environment = os.environ | {"TRACKIO_DIR": str(folder), "HF_HUB_OFFLINE": "1"}
-    program = Path(sys.executable).with_name("trackio")
-    done = subprocess.run(
-        [program, *args, "--json"], env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = warm.python(code, *args, imports=warm.TRACKIO, env=environment)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def alive(pid):
@@ -893,12 +890,8 @@ class Server:
         code = "import trackio; trackio.show(open_browser=False, block_thread=True, "
         code += f"host='127.0.0.1', server_port={self.port})"
         environment = os.environ | {"TRACKIO_DIR": str(self.folder), "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=environment | {"TRACKIO_WRITE_TOKEN": "secret"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        environment["TRACKIO_WRITE_TOKEN"] = "secret"
+        self.process = warm.start_python(code, imports=warm.TRACKIO, env=environment)
         end = time.monotonic() + 30
         while time.monotonic() < end:
             with contextlib.suppress(OSError):

@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -24,9 +22,13 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import warm
+
 SERVER = Path(__file__).resolve().parents[2] / "tools" / "wandb_server"
 KEY = "loopback" * 5
 START_SECONDS = 30.0
+IMPORTS = "tools.wandb_server.command"
+SERVE = "import sys; from tools.wandb_server import command; sys.exit(command.main())"
 
 
 def client_environment(url: str, folder: Path, key: str = KEY) -> dict[str, str]:
@@ -54,7 +56,7 @@ class WandbLoopback:
         self.key = key
         self.port = 0
         self.clients: list[WandbClient] = []
-        self._process: subprocess.Popen[str] | None = None
+        self._process: warm.Process | None = None
 
     @property
     def url(self) -> str:
@@ -62,7 +64,7 @@ class WandbLoopback:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def process(self) -> subprocess.Popen[str]:
+    def process(self) -> warm.Process:
         """The server process."""
         assert self._process is not None, "the server was not started"
         return self._process
@@ -72,14 +74,14 @@ class WandbLoopback:
         port_file = self.folder / "port"
         self.folder.mkdir(parents=True, exist_ok=True)
         port_file.unlink(missing_ok=True)
-        command = [sys.executable, str(SERVER), "--port", str(self.port), "--key", self.key]
-        command += ["--data", str(self.folder / "data"), "--port-file", str(port_file)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True)
+        options = ["--port", str(self.port), "--key", self.key]
+        options += ["--data", str(self.folder / "data"), "--port-file", str(port_file)]
+        self._process = warm.start_python(SERVE, *options, imports=IMPORTS)
         deadline = time.monotonic() + START_SECONDS
         while not port_file.exists():
-            assert self._process.poll() is None, f"ended with {self._process.returncode}"
+            assert self._process.poll() is None, self._process.said()[1]
             assert time.monotonic() < deadline, "the server does not listen"
-            time.sleep(0.02)
+            time.sleep(0.005)
         self.port = int(port_file.read_text())
         return self
 
@@ -200,21 +202,19 @@ class WandbClient:
         """Start it; it writes below ``folder`` only, and ends with the server at the latest."""
         folder.mkdir(parents=True, exist_ok=True)
         server.clients.append(self)
-        self._errors = (folder / "stderr.txt").open("w+", encoding="utf-8")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + textwrap.dedent(script)],
+        self.process = warm.start_python(
+            PRELUDE + textwrap.dedent(script),
+            imports=warm.WANDB,
             cwd=folder,
             env=client_environment(server.url, folder, key),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
+            stdin=True,
         )
 
     def wait_ready(self) -> None:
         """Until the script calls ``wait_for_parent()``."""
-        assert self.process.stdout is not None
-        assert "ready\n" in iter(self.process.stdout.readline, ""), self.errors()
+        while "ready\n" not in self.process.said()[0]:
+            assert self.process.poll() is None, self.errors()
+            time.sleep(0.01)
 
     def go_on(self) -> None:
         """Let the script leave ``wait_for_parent()``."""
@@ -229,26 +229,20 @@ class WandbClient:
             AssertionError: it failed; the message has its standard error.
             subprocess.TimeoutExpired: it did not end; it is killed.
         """
-        try:
-            out, _ = self.process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
+        out, _ = self.process.communicate(timeout=timeout)
         assert self.process.returncode == 0, self.errors()
         return json.loads(out.splitlines()[-1])
 
     def close(self) -> None:
-        """End it if it runs, and close its pipes."""
-        if self.process.poll() is None:
-            self.process.kill()
-        with self.process, self._errors:
-            pass
+        """End it if it runs, and close its pipe."""
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
     def errors(self) -> str:
         """What it wrote to standard error."""
-        self._errors.seek(0)
-        return self._errors.read()
+        return self.process.said()[1]
 
 
 @pytest.fixture
