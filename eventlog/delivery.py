@@ -267,17 +267,18 @@ def footprint(folder: str, files: Files = LOCAL) -> str:
     folders, and from the footers of archives.
     """
     found = listing(folder, files)
-    live = [os.path.join(folder, str(n)) for names in found.segments.values() for n in names]
-    place = os.path.join(folder, SEALED)
-    sealed = [os.path.join(place, str(n)) for names in found.sealed.values() for n in names]
+    files_of = [(folder, str(name)) for names in found.segments.values() for name in names]
+    sealed = os.path.join(folder, SEALED)
+    files_of += [(sealed, str(name)) for names in found.sealed.values() for name in names]
     parts = []
     if found.archived:
         from eventlog.archive import stamps
 
         parts += [f"{name} {size} {time!r}" for name, size, time in stamps(folder, files)]
-    for path in [*live, *sealed]:
+    for place, name in files_of:
         try:
-            parts.append(f"{os.path.basename(path)} {files.size(path)} {files.modified(path)!r}")
+            size, time = files.size_and_time(os.path.join(place, name))
+            parts.append(f"{name} {size} {time!r}")
         except FileNotFoundError:  # sealed in this moment
             return ""
     return hashlib.sha256("\n".join(sorted(set(parts))).encode()).hexdigest()[:32]
@@ -334,9 +335,9 @@ def deliveries(state: str, files: Files = LOCAL) -> Iterator[Cursor]:
     """Yield every cursor of a state folder; what cannot be read is left out."""
     for target in files.names(state):
         for project in files.names(os.path.join(state, target)):
-            for run in files.names(os.path.join(state, target, project)):
-                path = os.path.join(state, target, project, run, CURSOR_FILE)
+            place = os.path.join(state, target, project)
+            for run in files.names(place):
                 try:
-                    yield parse_cursor(files.read(path))
+                    yield parse_cursor(files.read(os.path.join(place, run, CURSOR_FILE)))
                 except (OSError, FormatError):
                     continue

@@ -68,7 +68,10 @@ class Files:
 
     def is_folder(self, path: str) -> bool:
         """Return whether `path` is a folder and no link to one."""
-        return os.path.isdir(path) and not os.path.islink(path)
+        try:
+            return stat.S_ISDIR(os.lstat(path).st_mode)
+        except (OSError, ValueError):
+            return False
 
     # -------------------------------------------------------------------- writing
 
@@ -89,6 +92,11 @@ class Files:
     def modified(self, path: str) -> float:
         """Return when a file was last written, in seconds since 1970 UTC."""
         return os.stat(path).st_mtime
+
+    def size_and_time(self, path: str) -> tuple[int, float]:
+        """Return `size` and `modified` of a file, of one look at it."""
+        found = os.stat(path)
+        return found.st_size, found.st_mtime
 
     def stamp(self, path: str) -> tuple[int, ...]:
         """Return what changes when a file is replaced or written."""

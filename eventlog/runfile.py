@@ -16,7 +16,7 @@ from eventlog.files import LOCAL, Files, Store
 from eventlog.formats import FORMAT, check_format
 from eventlog.layout import RUN_FILE, is_archive
 
-_LARGEST = 2**20
+_USUAL, _LARGEST = 2**14, 2**20
 #: What a reader must know to read a run whose file says format 2.0.
 _NEEDS = {"format": "2.0", "needs": ["archives"]}
 
@@ -54,10 +54,13 @@ def read_all(folder: str, store: Store = LOCAL) -> tuple[RunFile, tuple[str, ...
     """Read a run's identity, and which archives hold events of it; see `read`."""
     path = os.path.join(folder, RUN_FILE)
     try:
-        if store.size(path) > _LARGEST:
-            raise FormatError("a run.json larger than 1 MiB is none of ours", on=path)
         with store.open(path) as file:
-            fields = json.loads(file.read())
+            text = file.read(_USUAL)
+            if len(text) == _USUAL:
+                text += file.read(_LARGEST)
+        if len(text) > _LARGEST:
+            raise FormatError("a run.json larger than 1 MiB is none of ours", on=path)
+        fields = json.loads(text)
         archives: tuple[str, ...] = ()
         if {key: fields.get(key) for key in _NEEDS} == _NEEDS:
             archives = tuple(map(str, fields["archives"]))

@@ -63,7 +63,7 @@ def print_table(
         say(nothing)
         return
     cells = [[safe(str(cell)) for cell in row] for row in rows]
-    widths = [max([len(c), *(_cells(row[i]) for row in cells)]) for i, c in enumerate(columns)]
+    widths = [max(map(_cells, column)) for column in zip(columns, *cells, strict=True)]
     if sys.stdout.isatty():
         import shutil
 
@@ -82,8 +82,8 @@ def _is_number(cell: object) -> bool:
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
     parts = []
     for cell, width, at_right in zip(cells, widths, right, strict=True):
-        blanks = " " * (width - _cells(cell))
-        parts.append(blanks + cell if at_right else cell + blanks)
+        more = width if cell.isascii() else width - _cells(cell) + len(cell)
+        parts.append(cell.rjust(more) if at_right else cell.ljust(more))
     return "  ".join(parts).rstrip()
 
 
@@ -138,7 +138,7 @@ def when(nanoseconds: int | None) -> str:
         stamp = dt.datetime.fromtimestamp(nanoseconds / 1e9, dt.timezone.utc)
     except (OverflowError, ValueError, OSError):
         return str(nanoseconds)
-    return stamp.strftime("%Y-%m-%d %H:%M:%S")
+    return stamp.isoformat(" ", "seconds")[:19]  # strftime takes twenty times as long
 
 
 #: What stands in a row in place of a table (see `eventlog.value`).
