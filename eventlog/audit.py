@@ -20,8 +20,9 @@ from eventlog.frame import HEAD, PREFIX, first_seq, read_head
 from eventlog.gaps import gaps, named, told
 from eventlog.layout import ArchivedName, SegmentName, is_blob, segment_name
 from eventlog.listing import listing
-from eventlog.reader import WriterReader, may_hold_events
+from eventlog.reader import WriterReader, headers, may_hold_events
 from eventlog.restored import Contradiction
+from eventlog.runfile import RunFile
 from eventlog.segment import DAMAGED, FOREIGN, TORN, SegmentReader
 from eventlog.value import loads
 
@@ -114,12 +115,18 @@ class RunReport:
         return self.verdict in FAILURES
 
 
-def verify(folder: str, store: Store = LOCAL) -> RunReport:
-    """Read every byte of a run and judge it. Nothing is changed."""
+def verify(folder: str, store: Store = LOCAL, *, run: RunFile | None = None) -> RunReport:
+    """Read every byte of a run and judge it; of `run`, if that is given. Nothing is changed."""
     found = listing(folder, store)
     writers = [_writer(folder, name, store) for name in found.writers]
     problems: list[str] = []
     words = [w.verdict for w in writers]
+    try:
+        if run is not None:
+            run.check(folder, headers(folder, store))
+    except IntegrityError as error:
+        problems.append(error.what)
+        words.append(CORRUPT)
     for one in writers:
         durable = max((file.durable for file in one.files), default=0)
         # Whoever finishes a run makes all before its last event durable, other writers' names too.

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator, Sequence
 
 from eventlog import runfile
-from eventlog.errors import EventlogError, FormatError, UsageError
+from eventlog.errors import EventlogError, FormatError, IntegrityError, UsageError
 from eventlog.files import LOCAL, TEMPORARY, Files
-from eventlog.layout import PROJECT_PREFIX, RUN_FILE, RUN_PREFIX, default_journal
+from eventlog.layout import PROJECT_PREFIX, RUN_FILE, RUN_PREFIX, default_journal, escape
 from eventlog.runfile import RunFile
 
 
@@ -69,6 +69,24 @@ def find(path: str, files: Files = LOCAL) -> Iterator[Found | Unreadable]:
         yield from _project(os.path.join(path, name), path, files)
 
 
+def is_place(text: str) -> bool:
+    """Return whether a user who may mean a path or a run means a path: it leads to runs, or is
+    none that a name, an id or ``project/name`` could be.
+    """
+    if os.path.isabs(text) or text.rstrip("/").count("/") > 1 or text.startswith("."):
+        return True
+    try:
+        names = os.listdir(text)
+    except OSError:
+        return False
+    inside = os.path.basename(os.path.abspath(text)).startswith(PROJECT_PREFIX)
+    return inside or RUN_FILE in names or _holds_projects(names) or _is_journal(names)
+
+
+def _holds_projects(names: Sequence[str]) -> bool:
+    return any(name.startswith(PROJECT_PREFIX) for name in names)
+
+
 def _is_journal(names: Sequence[str]) -> bool:
     return "README.txt" in names and ".gitignore" in names
 
@@ -104,6 +122,11 @@ def _is_being_made(folder: str, files: Files) -> bool:
 def _open(folder: str, journal: str, files: Files) -> Found | Unreadable:
     try:
         run, archives = runfile.read_all(folder, files)
+        name = os.path.basename(folder)
+        if name.startswith(RUN_PREFIX) and name != RUN_PREFIX + escape(run.id):
+            text = f"run.json says that this is the run {run.id!r}, and its folder is another's"
+            hint = "bring back the run.json of this folder, or the folder's name"
+            raise IntegrityError(text, on=folder, hint=hint)
         if archives:
             _check_archives(folder, archives, files)
         return Found(run, folder, journal)
@@ -154,7 +177,7 @@ def resolve(text: str, journal: str | None = None, files: Files = LOCAL) -> Foun
     """
     here: list[Found | Unreadable] = []
     no_journal: UsageError | None = None
-    if os.path.isdir(text):
+    if os.path.exists(text):
         try:
             here = list(find(text, files))
         except UsageError as error:

@@ -12,6 +12,7 @@ from eventlog.event import METRIC, STATE
 from eventlog.files import LOCAL, Store
 from eventlog.identity import provably_gone
 from eventlog.reader import WriterReader, headers, unreadable
+from eventlog.runfile import RunFile
 from eventlog.segment import Header
 from eventlog.value import decode
 
@@ -74,9 +75,17 @@ class Tally:
     ended: int | None = None
 
 
-def glance(folder: str, store: Store = LOCAL) -> Glance:
-    """Read a run once and sum it up."""
+def glance(folder: str, store: Store = LOCAL, *, run: RunFile | None = None) -> Glance:
+    """Read a run once and sum it up.
+
+    Raises
+    ------
+    EventlogError, OSError
+        If it cannot be read, or its files are not those of `run`.
+    """
     parts = headers(folder, store)
+    if run is not None:
+        run.check(folder, parts)
     seen = {writer: _look(folder, writer, store) for writer in parts}
     return sum_up(parts, seen, unreadable(folder, store))
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from eventlog import event as words
 from eventlog import resume, runfile
-from eventlog.errors import EventlogError, JournalError, UsageError, ValueRefused
+from eventlog.errors import EventlogError, JournalError, ValueRefused
 from eventlog.event import Row, make_rows, whole_step
 from eventlog.files import LOCAL
 from eventlog.journal import Health, Options, Writer
@@ -127,7 +127,9 @@ class Run:
         except EventlogError as error:
             self._trouble(error)
         except Exception as error:  # a hostile value must not end a training run
-            self._trouble(ValueRefused(f"log() could not keep {type(data).__name__}: {error!r}"))
+            self._trouble(
+                ValueRefused(f"log() could not keep {type(data).__name__}: {short(error)}")
+            )
         return None
 
     def define_metric(
@@ -144,19 +146,40 @@ class Run:
 
     def tag(self, *tags: str) -> None:
         """Give the run tags."""
-        self._record(words.TAG, {str(tag): True for tag in tags})
+        self._tag(tags, given=True)
 
     def untag(self, *tags: str) -> None:
         """Take tags away."""
-        self._record(words.TAG, {str(tag): False for tag in tags})
+        self._tag(tags, given=False)
+
+    def _tag(self, tags: tuple[object, ...], *, given: bool) -> None:
+        named = {}
+        for tag in tags:
+            try:
+                named[str(tag)] = given
+            except Exception as error:
+                kinds = f"{type(tag).__name__} ({type(error).__name__})"
+                self._refuse(f"what has no text is no tag, and was left out: {kinds}")
+        if named:
+            self._record(words.TAG, named)
 
     def rewind(self, step: int) -> None:
         """Say that training starts again at the checkpoint of `step`: what was logged before for
-        later steps is superseded. It stays in the journal.
+        later steps is superseded. It stays in the journal. A step that is no whole number changes
+        nothing, with one warning.
+
+        Raises
+        ------
+        ValueRefused
+            With ``strict=True`` only: if `step` is no whole number of 64 bits.
         """
-        whole = whole_step(step)
+        try:
+            whole = whole_step(step)
+        except Exception:
+            whole = None
         if whole is None:
-            raise UsageError(f"rewind({step!r}): a step is a whole number")
+            self._refuse(f"rewind({short(step)}): a step is a whole number; nothing was rewound")
+            return
         self._record(words.STATE, {"rewind": whole})
 
     def _record(self, kind: str, values: Mapping[str, Any]) -> None:
@@ -174,7 +197,7 @@ class Run:
         except EventlogError as error:
             self._trouble(error)
         except Exception as error:
-            self._trouble(ValueRefused(f"{kind} could not be kept: {error!r}"))
+            self._trouble(ValueRefused(f"{kind} could not be kept: {short(error)}"))
 
     def _step(self, step: Any) -> int | None:
         whole = whole_step(step)

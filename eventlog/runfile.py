@@ -9,12 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from eventlog.errors import FormatError, IntegrityError, UsageError
 from eventlog.files import LOCAL, Files, Store
 from eventlog.formats import FORMAT, check_format
 from eventlog.layout import RUN_FILE, is_archive
+
+if TYPE_CHECKING:
+    from eventlog.segment import Header
 
 _USUAL, _LARGEST = 2**14, 2**20
 #: What a reader must know to read a run whose file says format 2.0.
@@ -35,6 +39,29 @@ class RunFile:
         if archives:
             fields |= {**_NEEDS, "archives": sorted(archives)}
         return (json.dumps(fields, ensure_ascii=True, indent=1, sort_keys=True) + "\n").encode()
+
+    def check(self, folder: str, parts: Mapping[str, Sequence[Header]]) -> None:
+        """See that the segments in a run's folder are this run's.
+
+        Parameters
+        ----------
+        parts:
+            What `eventlog.reader.headers` returns for it.
+
+        Raises
+        ------
+        IntegrityError
+            If one names another run.
+        """
+        for headers in parts.values():
+            for header in headers:
+                if header.run != self.id:
+                    raise IntegrityError(
+                        f"run.json says that this is the run {self.id!r}, and {header.name} is of "
+                        f"the run {header.run!r}",
+                        on=folder,
+                        hint="bring back the run.json of this folder, or the files of this run",
+                    )
 
 
 def read(folder: str, store: Store = LOCAL) -> RunFile:

@@ -131,7 +131,7 @@ def selection(
 
 
 def parse_time(text: str, now: int, option: str) -> int:
-    """Return a time that a user writes: ISO 8601, local without a zone, or how long ago: ``7d``.
+    """Return a time that a user writes: ISO 8601, UTC without a zone, or how long ago: ``7d``.
 
     Returns
     -------
@@ -151,7 +151,9 @@ def parse_time(text: str, now: int, option: str) -> int:
     try:
         if _ISO.fullmatch(text) is None:
             raise ValueError("another form")
-        moment = dt.datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(dt.timezone.utc)
+        moment = dt.datetime.fromisoformat(text.replace("Z", "+00:00"))
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=dt.timezone.utc)
+        moment = moment.astimezone(dt.timezone.utc)
     except (ValueError, OverflowError, OSError):
         raise UsageError(
             f"{option} {text!r} is no time",

@@ -7,13 +7,16 @@ Programs that read the sealed Parquet themselves get the same rows by
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from eventlog import frame as frames
+from eventlog import runfile
 from eventlog.attempts import attempts
 from eventlog.catalog import resolve
 from eventlog.columns import repeated
+from eventlog.errors import UsageError
 from eventlog.files import LOCAL, Store
 from eventlog.reader import WriterReader, headers
 from eventlog.views import open_view
@@ -76,6 +79,8 @@ def series(
         If there is no view of that name.
     FormatError
         For a file that cannot be what its name says.
+    IntegrityError
+        If ``run.json`` says that the folder is that of another run.
     OSError
         If a file is there and cannot be read.
     """
@@ -93,7 +98,10 @@ def _tables(
     import pyarrow as pa
 
     chosen = open_view(folder, view, store)
-    for attempt in attempts(headers(folder, store)):
+    parts = headers(folder, store)
+    with contextlib.suppress(UsageError):  # a folder of files without a run.json is read as well
+        runfile.read(folder, store).check(folder, parts)
+    for attempt in attempts(parts):
         for writer in attempt.writers:
             reader = WriterReader(folder, writer, skip_missing=skip_missing, store=store, key=key)
             for table in reader.tables():

@@ -27,6 +27,7 @@ def run_info(
     from eventlog.reader import headers
 
     parts = headers(found.folder)
+    found.run.check(found.folder, parts)
     firsts = [ps[0].identity.get("owner", "") for ps in parts.values()]
     return RunInfo(
         id=found.run.id,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime as dt
 import struct
 from collections.abc import Iterator
+from time import time_ns as now_ns
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +15,7 @@ from eventlog.catalog import Found, resolve
 from eventlog.cli import output
 from eventlog.delivery import Cursor, Delivery, state_folder
 from eventlog.errors import IntegrityError, UsageError
+from eventlog.selection import parse_time
 from eventlog.views import AsOf, View, effective, open_view
 from replayers.compare import Comparer, Difference
 from replayers.keys import only, shown
@@ -97,10 +98,7 @@ def parse_view(text: str, folder: str) -> View:
     try:
         if time.isdecimal():
             return AsOf(_held(int(time)))
-        moment = dt.datetime.fromisoformat(time.replace("Z", "+00:00"))
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=dt.timezone.utc)
-        since = moment - dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
-        return AsOf(_held(since // dt.timedelta(microseconds=1) * 1000))
+        return AsOf(_held(parse_time(time, now_ns(), "as-of")))
     except ValueError:
         raise UsageError(
             f"{time!r} is no time",

@@ -256,6 +256,7 @@ class Lane:
 
     def _worked(self, stream: Stream) -> None:
         assert stream.outcome is not None
+        stream.told = None
         if not stream.outcome.contacted:
             self.breaker.undecided()
             return
@@ -312,7 +313,9 @@ class Lane:
             return False
         pause = PERIOD if isinstance(error, Lost) else stream.backoff.next()
         stream.not_before = now + max(pause, getattr(error, "after", None) or 0.0)
-        self._say(stream, f"{stream.reason}; tried again in {stream.not_before - now:.0f} s")
+        if stream.reason != stream.told:  # a failure that lasts is said once
+            stream.told = stream.reason
+            self._say(stream, f"{stream.reason}; tried again in {stream.not_before - now:.0f} s")
         return True
 
     def _say(self, stream: Stream | None, text: str) -> None:

@@ -117,6 +117,7 @@ class Loop:
         self.widened = False
         self.footprint = footprint(self.folder)
         self.parts = headers(self.folder)
+        self.found.run.check(self.folder, self.parts)
         for name in ("view", "sent"):
             vars(self).pop(name, None)
         self._bind()

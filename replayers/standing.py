@@ -82,7 +82,7 @@ def standings(item: Found, cursors: Sequence[Cursor]) -> Iterator[Standing]:
     EventlogError, OSError
         If the run cannot be read.
     """
-    status, ends, lost = _look(item.folder, cursors)
+    status, ends, lost = _look(item, cursors)
     events = sum(ends.values())
     run = item.run
     if not cursors:
@@ -114,13 +114,15 @@ def standings(item: Found, cursors: Sequence[Cursor]) -> Iterator[Standing]:
         )
 
 
-def _look(folder: str, cursors: Sequence[Cursor]) -> tuple[str, dict[str, int], tuple[str, ...]]:
+def _look(item: Found, cursors: Sequence[Cursor]) -> tuple[str, dict[str, int], tuple[str, ...]]:
     """Return how a run stands, the seq behind the last event of each writer, what is unreadable."""
+    folder = item.folder
     print = footprint(folder)
     for cursor in cursors:
         if print and cursor.footprint == print and cursor.status != RUNNING:
             return cursor.status, {w: mark.acked for w, mark in cursor.writers.items()}, ()
     parts = headers(folder)
+    item.run.check(folder, parts)
     for cursor in cursors:
         if print and cursor.footprint == print:
             last = [attempt.writers for attempt in attempts(parts)][-1:]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from eventlog.catalog import Found, Unreadable, resolve
+from eventlog.catalog import Found, Unreadable, is_place, resolve
 from eventlog.cli import output
 from eventlog.cli.selecting import report_unreadable, selecting
 from eventlog.delivery import Delivery, state_folder
@@ -65,10 +64,8 @@ def status(
 
 def selected(paths: Sequence[str], chosen: Selection) -> tuple[list[Found], list[Unreadable]]:
     """Return the runs of paths, and those that are meant by name or by the start of their id."""
-    named = [text for text in paths if not os.path.exists(text) and os.sep not in text.rstrip("/")]
-    named += [t for t in paths if t not in named and not os.path.exists(t) and t.count("/") == 1]
-    folders = [resolve(text).folder for text in named]
-    return find_selected([*(path for path in paths if path not in named), *folders], chosen)
+    places = [text if is_place(text) else resolve(text).folder for text in paths]
+    return find_selected(places, chosen)
 
 
 def _print(found: list[Standing]) -> None:

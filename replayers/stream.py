@@ -60,6 +60,8 @@ class Stream:
         self.error: Exception | None = None
         self.exit_code = 0
         self.reason: str | None = None
+        #: What was said of it last, while it goes on failing.
+        self.told: str | None = None
         self.not_before = 0.0
         self.behind_since: float | None = time.monotonic()
         self.worked = 0.0

@@ -434,3 +434,52 @@ def test_values_are_shown_as_what_they_are_to_a_reader() -> None:
     values = [np.float32(0.2), table, {"rows": 2}, "a\nb", np.arange(2), 1e-6]
     shown = ["0.2", "table of 2 rows", "{'rows': 2}", "a\\nb", "array([0, 1])", "1e-06"]
     assert list(map(output.short, values)) == shown
+
+
+def test_a_run_is_meant_where_a_folder_or_a_file_has_its_name(
+    cli: Cli, journal: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "cwd" / "b" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "cwd" / "other").write_text("no journal")
+    (tmp_path / "cwd" / "q" / "b").mkdir(parents=True)
+    for name in ("b", "other", "q/b"):
+        for command in ("status", "show"):
+            done = cli(command, name, "--json", EVENTLOG_DIR=str(journal))
+            assert done.returncode == 0, done.stderr
+            told = json.loads(done.stdout)
+            assert [item["id"] for item in (told if command == "status" else [told])] == ["other"]
+    done = cli("status", "./b", EVENTLOG_DIR=str(journal))
+    assert done.returncode == 2
+    assert "there is no journal here" in done.stderr
+    (tmp_path / "cwd" / "nobody").mkdir()
+    done = cli("status", "nobody", EVENTLOG_DIR=str(journal))
+    assert done.returncode == 2
+    assert "there is no journal here" in done.stderr
+
+
+def lying(journal: Path, how: str) -> Path:
+    """Have the folder of a run say that it is another one; return it."""
+    folder = journal / "project=q" / "run=other"
+    fields = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**fields, "id": "id-three"}))
+    return folder.rename(folder.with_name("run=id-three")) if how == "renamed" else folder
+
+
+@pytest.mark.parametrize("how", ["in place", "renamed"])
+@pytest.mark.parametrize("command", ["ls", "show", "verify", "sync", "status", "diff"])
+def test_a_run_json_that_names_another_run_is_an_integrity_error(
+    cli: Cli, journal: Path, command: str, how: str
+) -> None:
+    folder = lying(journal, how)
+    place = folder if command in ("show", "diff") else journal
+    to = ["--to", "memory"] if command in ("sync", "diff") else []
+    done = cli(command, place, *to)
+    assert done.returncode == 4, (done.stdout, done.stderr)
+    assert "run.json says that this is the run 'id-three'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_json_that_names_another_run_gives_no_series(journal: Path) -> None:
+    folder = lying(journal, "renamed")
+    with pytest.raises(eventlog.errors.IntegrityError, match=r"run\.json says"):
+        eventlog.read_series(str(folder), "loss")

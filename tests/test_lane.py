@@ -322,7 +322,24 @@ def test_a_run_that_fails_is_tried_again_by_its_own_back_off(tmp_path: Path) -> 
     until(lambda: left == 0 and staying.lane.idle())
     staying.end()
     check(found, target)
-    assert len(staying.said) == 3
+    assert len(staying.said) == 1, "a failure that lasts is one line"
+    assert "p/run 001 -> memory:here: not now; tried again in" in staying.said[0]
+
+
+def test_a_run_that_fails_for_another_reason_says_so(tmp_path: Path) -> None:
+    found = make_runs(tmp_path / "j", 1)
+    reasons = ["one", "one", "another", "another", "one"]
+
+    def before(_run: str) -> None:
+        if reasons:
+            raise IntegrityError(reasons.pop(0))
+
+    staying = Staying(Watched(before), tmp_path / "state", jobs=1)
+    staying.add(found[0])
+    until(lambda: not reasons and staying.lane.idle())
+    staying.end()
+    said = [line.split(": ")[1].split(";")[0] for line in staying.said]
+    assert said == ["one", "another", "one"]
 
 
 def test_quiet_runs_are_let_go_of_and_taken_up_again(

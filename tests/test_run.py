@@ -428,3 +428,46 @@ def test_the_journal_ignores_itself_for_git_and_says_what_it_is(run: eventlog.Ru
     journal = Path(str(run.folder)).parent.parent
     assert (journal / ".gitignore").read_text() == "*\n"
     assert "eventlog" in (journal / "README.txt").read_text()
+
+
+class Hostile:
+    """Has no text, no sign and no number."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+    def item(self) -> object:
+        raise RuntimeError("no number")
+
+
+@pytest.mark.parametrize("step", ["x", 1.5, None, 2**70, True, Hostile()])
+def test_a_rewind_to_what_is_no_step_is_one_warning_and_changes_nothing(
+    run: eventlog.Run, caplog: pytest.LogCaptureFixture, step: Any
+) -> None:
+    run.rewind(step)
+    run.rewind(step)
+    run.log({"a": 1}, step=3)
+    (warning,) = caplog.records
+    assert "rewind" in warning.getMessage()
+    assert "rewind" not in logged(run, STATE)
+    assert logged(run) == {"a": 1}
+
+
+def test_a_tag_that_has_no_text_is_left_out_with_one_warning(
+    run: eventlog.Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.tag(Hostile(), "good", Hostile())  # type: ignore[arg-type]
+    run.untag(Hostile())  # type: ignore[arg-type]
+    (warning,) = caplog.records
+    assert "tag" in warning.getMessage()
+    assert logged(run, TAG) == {"good": True}
+
+
+def test_strict_raises_for_them(tmp_path: Path) -> None:
+    with eventlog.init("p", "n", dir=tmp_path, quiet=True, strict=True) as run:
+        with pytest.raises(eventlog.errors.ValueRefused, match="rewind"):
+            run.rewind("x")  # type: ignore[arg-type]
+        with pytest.raises(eventlog.errors.ValueRefused, match="tag"):
+            run.tag(Hostile())  # type: ignore[arg-type]

@@ -18,7 +18,9 @@ from eventlog.files import Files
 from eventlog.reader import headers
 from eventlog.seal import seal
 from eventlog.selection import Asker, Selection, find_selected, parse_time, selection, tags_of
+from eventlog.views import AsOf
 from replayers.changes import Changes
+from replayers.diff_command import parse_view
 from tests.helpers import NOW
 
 #: 1 January 2026, 00:00 UTC.
@@ -140,14 +142,16 @@ def test_a_time_is_read(text: str, expected: int) -> None:
     assert parse_time(text, NEW_YEAR, "--since") == expected
 
 
-def test_a_time_without_a_zone_is_local(zone: Callable[[str], None]) -> None:
+def test_a_time_without_a_zone_is_utc_wherever_one_is_taken(
+    zone: Callable[[str], None], journal: Path
+) -> None:
     zone("Asia/Kolkata")
-    assert parse_time("2026-01-01T05:30", 0, "--since") == NEW_YEAR
-    zone("America/New_York")
-    assert parse_time("2025-12-31T19:00:00", 0, "--since") == NEW_YEAR
-    assert parse_time("2026-07-01", 0, "--since") == parse_time(
-        "2026-07-01T00:00-04:00", 0, "--since"
-    ), "that day's offset, not today's"
+    (item, *_others), _bad = find_selected([str(journal)], Selection())
+    for text in ("2026-01-01", "2026-01-01T00:00", "2026-01-01T05:30+05:30"):
+        assert parse_time(text, 0, "--since") == NEW_YEAR
+        view = parse_view(f"as-of:{text}", item.folder)
+        assert isinstance(view, AsOf)
+        assert view.time == NEW_YEAR
 
 
 @pytest.mark.parametrize(

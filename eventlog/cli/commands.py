@@ -75,7 +75,7 @@ def look_at(found: list[Found]) -> tuple[list[tuple[Found, Glance]], list[int]]:
     failed: list[int] = []
     for item in found:
         try:
-            seen.append((item, glance(item.folder)))
+            seen.append((item, glance(item.folder, run=item.run)))
         except (OSError, EventlogError) as error:
             output.say(output.safe(f"{item.label}: {error}"))
             failed.append(error.exit_code if isinstance(error, EventlogError) else 1)
@@ -107,7 +107,7 @@ def show(
     RUN is a path, the start of an id, a name, or project/name.
     """
     item = resolve(run, journal)
-    look = glance(item.folder)
+    look = glance(item.folder, run=item.run)
     _say_unreadable(item, look)
     chosen = open_view(item.folder, view)
     told = _tell(item, chosen, last, keys)
@@ -313,7 +313,7 @@ def verify(
         for i, item in enumerate(found):
             bar(i, len(found))
             try:
-                report = audit.verify(item.folder)
+                report = audit.verify(item.folder, run=item.run)
                 where = state_folder(item.journal, state)
                 cursors = deliveries_of(where, item.run.project, item.run.id)
                 found_out = contradictions(item.folder, item.run.id, item.run.project, cursors)

@@ -33,7 +33,7 @@ _OPTIONS = (
         "--since",
         metavar="TIME",
         help="Only runs whose last event is of TIME or later: 2026-01-31, 2026-01-31T12:00 "
-        "(local), 2026-01-31T12:00Z, or how long ago: 12h, 7d.",
+        "(UTC, as all times are shown), 2026-01-31T12:00+01:00, or how long ago: 12h, 7d.",
     ),
     click.option(
         "--until", metavar="TIME", help="Only runs whose first attempt started before TIME."
