@@ -54,13 +54,15 @@ def named(gap: dict[str, Any]) -> set[str]:
     return {sha for sha in found if is_blob(sha)} if isinstance(found, list) else set()
 
 
-def never_written(folder: str, writer: str, store: Store = LOCAL) -> frozenset[str]:
-    """Return the blobs that events of a writer name, and of which it recorded that they are never
-    to come. Raises what reading the writer raises.
+def never_written(
+    folder: str, writer: str, store: Store = LOCAL, *, start: int = 0
+) -> frozenset[str]:
+    """Return the blobs that events of a writer name, and of which it recorded at or behind seq
+    `start` (which is behind the events that name them) that they are never to come. Raises OSError.
     """
     columns = ["seq", "kind", "key", "type", "num", "data"]
     reader = WriterReader(
-        folder, writer, skip_missing=True, store=store, columns=columns, key=BLOBS
+        folder, writer, start=start, skip_missing=True, store=store, columns=columns, key=BLOBS
     )
     out: set[str] = set()
     try:

@@ -34,6 +34,7 @@ from eventlog.event import CONFIG, METRIC, SUMMARY, SYSTEM, TAG
 from eventlog.files import LOCAL, Store
 from eventlog.reader import WriterReader, headers
 from eventlog.views import All, View, open_view
+from replayers.awaited import Written
 from replayers.batches import batches
 from replayers.multiset import PLACE, Counted, Hashes, Multiset, hashes, side_by_side
 from replayers.positions import Positions
@@ -130,9 +131,9 @@ class Comparer:
         self._folder = folder
         self._target = target
         self._session = session
-        self._view = view
+        self._view: View = Written(folder, view, store)
         self._cursor = cursor
-        self._sent = sent
+        self._sent = None if sent is None else Written(folder, sent, store)
         self._unsent = Multiset()
         self._tags: set[str] = set()
         self._settings = settings

@@ -29,7 +29,7 @@ from eventlog.reader import Missing, WriterReader, headers, unreadable
 from eventlog.segment import Header
 from eventlog.views import All, Effective, Restart, View, effective, open_view
 from replayers.about import run_info
-from replayers.awaited import come
+from replayers.awaited import Written, come
 from replayers.batches import (
     at_positions,
     at_seqs,
@@ -349,7 +349,7 @@ class Loop:
     @functools.cached_property
     def sent(self) -> View:
         """What of the view the target gets."""
-        return only(self.view, tuple(self.cursor.keys))
+        return Written(self.folder, only(self.view, tuple(self.cursor.keys)))
 
     def _choose_keys(self) -> None:
         """Take the choice of metrics with the first delivery, and refuse another one later."""
