@@ -26,6 +26,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tests import warm
+
 #: What a sync can be at; the first three are no call of the loop.
 CALLS = (
     "beginning", "between calls", "ended", "sealing", "lease", "open", "held", "durable", "send",
@@ -35,7 +37,7 @@ BEGINNING, BETWEEN, ENDED = range(3)
 #: The module of each target's child process, and what it imports there.
 WORKERS = {
     "trackio": ("replayers.trackio_worker", "trackio.sqlite_storage"),
-    "wandb": ("replayers.wandb_worker", "wandb wandb.apis.public"),
+    "wandb": ("replayers.wandb_worker", warm.WANDB),
 }
 _LENGTH = struct.Struct(">I")
 
@@ -79,6 +81,15 @@ def live(arguments: list[str]) -> int:
     """Run ``eventlog ARGUMENT ...`` behind a plan: JSON of what `Life` takes."""
     plan, *rest = arguments
     return Life(**json.loads(plan)).run(rest)
+
+
+def prepared(arguments: list[str]) -> int:
+    """Run ``eventlog ARGUMENT ...`` with the child of its target, which is named first, begun."""
+    from eventlog.cli.main import run
+
+    worker, *rest = arguments
+    prepare(worker)
+    return run(rest)
 
 
 class Life:

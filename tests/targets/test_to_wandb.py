@@ -80,7 +80,12 @@ def environment(server: WandbLoopback, folder: Path, **more: str) -> dict[str, s
 
 def sync(server: WandbLoopback, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in environment(server, folder, **more).items() if v}
-    return warm.run(arguments(server, folder), env=env)
+    return warm.run(
+        ["wandb", *arguments(server, folder)],
+        call="tests.targets.killed:prepared",
+        imports=warm.WANDB,
+        env=env,
+    )
 
 
 def synced(server: WandbLoopback, folder: Path, **more: str) -> None:
@@ -179,9 +184,11 @@ def wait_for(happened: Callable[[], object], what: str, limit: float = 60.0) -> 
 def kill_when(happened: Callable[[], object], server: WandbLoopback, folder: Path) -> None:
     """Sync, and SIGKILL it as soon as something has happened; its child must die with it."""
     process = warm.start(arguments(server, folder), env=environment(server, folder))
+    group = 0
+    while not group and process.poll() is None:
+        group = group_of_child(process.pid)
     wait_for(lambda: happened() or process.poll() is not None, "nothing happened")
     assert process.poll() is None, "the sync ended before it could be killed"
-    group = group_of_child(process.pid)
     process.kill()
     process.wait()
     assert group
