@@ -11,6 +11,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
+from replayers.superseding import APPEND, CHOICES  # noqa: E402 - the checkout's own
 from tests.faults import kills  # noqa: E402 - tests are no installed package
 from tests.targets import kill_places, sync_kills  # noqa: E402
 
@@ -23,13 +24,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/kill")
     parser.add_argument("--sync", action="store_true", help="kill eventlog sync, not a trainer")
     parser.add_argument("--target", choices=list(kill_places.PLACES), default="model")
+    parser.add_argument("--superseded", choices=CHOICES, default=APPEND)
     parser.add_argument("--kills", type=int, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="K")
     options = parser.parse_args(arguments)
     begun = time.monotonic()
     if options.sync:
         count = options.kills or SYNC.get(options.target, 500)
-        violations = _sync(options.target, count, options.seed)
+        violations = _sync(options.target, count, options.seed, options.superseded)
     else:
         violations = _trainer(options.kills or TRAINER, options.seed)
     _show("seconds", round(time.monotonic() - begun))
@@ -49,7 +51,7 @@ def _trainer(count: int, seed: int) -> list[str]:
     return figures.violations
 
 
-def _sync(target: str, count: int, seed: int) -> list[str]:
+def _sync(target: str, count: int, seed: int, superseded: str) -> list[str]:
     begun = time.monotonic()
 
     def tell(figures: sync_kills.Figures) -> None:
@@ -62,7 +64,7 @@ def _sync(target: str, count: int, seed: int) -> list[str]:
         tempfile.TemporaryDirectory(prefix="eventlog-kill-") as folder,
         kill_places.PLACES[target](Path(folder)) as place,
     ):
-        figures = sync_kills.series(place, count, seed, tell)
+        figures = sync_kills.series(place, count, seed, tell, superseded)
     for name, number in figures.rows():
         _show(name, number)
     return figures.violations

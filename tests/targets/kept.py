@@ -51,11 +51,16 @@ class Keeper:
                         if name == "open":
                             session = self.model.open(*arguments)
                             answer = session.known_as
+                        elif name == "discard":
+                            session.discard()
+                            answer = None
+                        elif name == "read_back":
+                            answer = list(session.read_back())
                         else:
                             answer = getattr(session, name)(*arguments)
                     client.send((answer, None))
                 except EventlogError as error:
-                    client.send((None, error))
+                    client.send((None, (type(error), error.what)))
 
 
 class KeptModel:
@@ -63,6 +68,7 @@ class KeptModel:
 
     kind = KIND
     rules, folds, batch_rows = MemoryTarget.rules, MemoryTarget.folds, MemoryTarget.batch_rows
+    superseded = MemoryTarget.superseded
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -84,7 +90,8 @@ class _Session:
         self._client.send((name, arguments))
         answer, error = self._client.recv()
         if error is not None:
-            raise error
+            kind, what = error
+            raise kind(what, on=KIND)
         return answer
 
     def held(self) -> Any:
@@ -97,7 +104,13 @@ class _Session:
         return self._ask("confirm", batch)
 
     def read_back(self) -> Iterator[Any]:
-        raise NotImplementedError("it is read where it is kept")
+        yield from self._ask("read_back")
+
+    def discard(self) -> None:
+        self._ask("discard")
+
+    def mark_replaced(self, by: str) -> None:
+        self._ask("mark_replaced", by)
 
     def close(self, state: Any) -> Any:
         return self._ask("close", state)

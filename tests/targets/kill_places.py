@@ -28,7 +28,8 @@ def model(folder: Path) -> Iterator[Place]:
     with Keeper(address) as keeper:
 
         def read(project: str) -> Held:
-            stored = [run for run in keeper.model.runs.values() if run.info.project == project]
+            runs = keeper.model.runs.values()
+            stored = [r for r in runs if r.info.project == project and not r.replaced_by]
             wrong = [] if len(stored) == 1 else [f"{len(stored)} runs"]
             states = [run.state.status if run.state else "open" for run in stored]
             wrong += [f"its state is {state}" for state in states if state != "finished"]

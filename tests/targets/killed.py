@@ -31,7 +31,7 @@ from tests import warm
 #: What a sync can be at; the first three are no call of the loop.
 CALLS = (
     "beginning", "between calls", "ended", "sealing", "lease", "open", "held", "durable", "send",
-    "confirm", "ledger", "cursor", "close",
+    "confirm", "ledger", "cursor", "close", "discard", "mark_replaced",
 )  # fmt: skip
 BEGINNING, BETWEEN, ENDED = range(3)
 #: The module of each target's child process, and what it imports there.

@@ -1,4 +1,4 @@
-"""What a backend holds of a project's only run, read with its own public interface.
+"""What a backend holds of a project's only run that none replaced, read with its own public interface.
 
 Each function of a backend is called in a fork of a warm process (`tests.warm`) and prints JSON:
 ``points``, lists of key, step and the value in hexadecimal, and ``wrong``, what is not as it must
@@ -49,7 +49,8 @@ def mlflow(arguments: list[str]) -> int:
     uri, project = arguments
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(project)
-    runs = [] if experiment is None else client.search_runs([experiment.experiment_id])
+    found = [] if experiment is None else client.search_runs([experiment.experiment_id])
+    runs = [run for run in found if "eventlog.replaced-by" not in run.data.tags]
     wrong = [] if len(runs) == 1 else [f"{len(runs)} runs"]
     wrong += [f"its status is {r.info.status}" for r in runs if r.info.status != "FINISHED"]
     points = [

@@ -79,6 +79,7 @@ class Figures:
     points: int = 0
     lost: int = 0
     double: int = 0
+    stayed: int = 0
     during: Counter[str] = dataclasses.field(default_factory=Counter)
     violations: list[str] = dataclasses.field(default_factory=list)
 
@@ -98,27 +99,47 @@ class Figures:
         yield "points", self.points
         yield "of them lost", self.lost
         yield "double, or never logged", self.double
+        yield "superseded, held as was chosen", self.stayed
         yield "violations", len(self.violations)
 
 
 class Story:
-    """A run that is logged bit by bit, and its effective view."""
+    """A run that is logged bit by bit, and its effective view.
+
+    Of three stories one has a restart that goes back before the first sync, one has such a restart
+    later, which supersedes what the target may hold by then, and one has none.
+
+    Attributes
+    ----------
+    expected, superseded:
+        The points of the effective view so far, and those that a restart took out of it.
+    """
 
     def __init__(self, folder: str, project: str, chance: random.Random, steps: int) -> None:
         self.project = project
         self.journal = os.path.join(folder, "journal")
         self.expected: Counter[Point] = Counter()
-        self._steps, self._attempt, first = steps, 1, 0
-        if chance.random() < 0.6:  # a restart that goes back, long before the first sync
-            first = int(steps * chance.uniform(0.2, 0.5))
-            self._begin()
-            self._log(range(int(steps * chance.uniform(0.5, 0.6))), superseded=first)
-            self._run.finish()
-            self._attempt = 2
+        self.superseded: Counter[Point] = Counter()
+        self._attempt = 0
+        restart = chance.choice(("before", "later", "never"))
+        back = int(steps * chance.uniform(0.2, 0.5)) if restart != "never" else 0
         ends = sorted(int(steps * chance.uniform(0.65, 1)) for _ in range(chance.randrange(3)))
-        self._parts = [range(a, b) for a, b in zip([first, *ends], [*ends, steps], strict=True)]
-        self._begin()
-        self.go_on()
+        #: Steps, and whether a new attempt logs them.
+        self._parts = [
+            (range(start, end), start == back)
+            for start, end in zip([back, *ends], [*ends, steps], strict=True)
+        ]
+        if restart != "never":
+            self._parts.insert(0, (range(int(steps * chance.uniform(0.5, 0.6))), True))
+        for _ in range(2 if restart == "before" else 1):
+            self.go_on()
+
+    def __enter__(self) -> Story:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run.finish()
+        shutil.rmtree(os.path.dirname(self.journal))
 
     @property
     def whole(self) -> bool:
@@ -127,12 +148,25 @@ class Story:
 
     def go_on(self) -> None:
         """Log the next part; behind the last one the run ends."""
-        self._log(self._parts.pop(0))
+        steps, anew = self._parts.pop(0)
+        if anew:
+            self._begin(steps.start)
+        for step in steps:
+            row = {f"{PREFIX}{key}": self._value(step, key) for key in range(KEYS)}
+            self._run.log(row, step=step)
+            self.expected.update((key, step, bits(value)) for key, value in row.items())
         if self.whole:
             self._run.summary["best"] = 0.25
             self._run.finish()
 
-    def _begin(self) -> None:
+    def _begin(self, back: int) -> None:
+        """Begin an attempt, which supersedes what was logged from there on."""
+        if self._attempt:
+            self._run.finish()
+        gone = Counter({point: n for point, n in self.expected.items() if point[1] >= back})
+        self.expected -= gone
+        self.superseded += gone
+        self._attempt += 1
         self._run = eventlog.init(
             self.project,
             "run",
@@ -141,13 +175,6 @@ class Story:
             config={"lr": 1e-3, "attempt": self._attempt},
             quiet=True,
         )
-
-    def _log(self, steps: range, superseded: int | None = None) -> None:
-        for step in steps:
-            row = {f"{PREFIX}{key}": self._value(step, key) for key in range(KEYS)}
-            self._run.log(row, step=step)
-            if superseded is None or step < superseded:
-                self.expected.update((key, step, bits(value)) for key, value in row.items())
 
     def _value(self, step: int, key: int) -> float:
         """Return a value that says where it comes from, now and then a hard one."""
@@ -165,6 +192,8 @@ class Series:
         For journals, state folders and the board.
     tell:
         Called with the figures after each run.
+    superseded:
+        What becomes of superseded points that the target holds (`replayers.superseding`).
     """
 
     def __init__(
@@ -173,6 +202,7 @@ class Series:
         folder: str,
         seed: int,
         tell: Callable[[Figures], None] = lambda figures: None,
+        superseded: str = "append",
     ) -> None:
         self.figures = Figures()
         self._place = place
@@ -180,6 +210,7 @@ class Series:
         self._chance = random.Random(seed)
         self._seed = seed
         self._tell = tell
+        self._superseded = superseded
         self._board_file = os.path.join(folder, "board")
         self._board = Board(self._board_file)
         #: Of a whole sync that nobody killed: seconds, and calls of the loop.
@@ -187,20 +218,37 @@ class Series:
 
     def run(self, kills: int) -> Figures:
         """Kill so many syncs, and bring the last run to its end."""
-        number = 0
-        while number == 0 or self.figures.kills < kills:
-            # The first run is there to see how long a sync takes.
-            self._one(number, kills if number else 0)
-            self._tell(self.figures)
+        self._one(0, 0)  # to see how long a sync takes
+        number = 1
+        while self._calls and self.figures.kills < kills:
+            self._one(number, kills)
             number += 1
         return self.figures
 
     def _one(self, number: int, kills: int) -> None:
-        figures, chance = self.figures, self._chance
         folder = os.path.join(self._folder, str(number))
         project = f"kills-{self._seed}-{number}"
-        story = Story(folder, project, chance, self._place.steps)
-        state = os.path.join(folder, "state")
+        with Story(folder, project, self._chance, self._place.steps) as story:
+            while not (number or story.whole):
+                story.go_on()
+            state = os.path.join(folder, "state")
+            failed = self._bring(story, state, kills)
+            if failed:
+                self._violation(number, failed)
+                return
+            if not number:
+                self._seconds = max(0.01, (self._board.ended - self._board.begun) / 1e9)
+                self._calls = self._board.calls
+            again = self._sync(story.journal, state, kills=False)
+            report = json.loads(again[1]) if again is not None and again[0] == 0 else [{}]
+            if [(r.get("sent"), r.get("contacted")) for r in report] != [(0, False)]:
+                self._violation(number, f"a sync with nothing to do: {again}")
+            self._judge(number, story)
+            self._tell(self.figures)
+
+    def _bring(self, story: Story, state: str, kills: int) -> str:
+        """Sync until all is logged and there; return what went wrong."""
+        figures, chance = self.figures, self._chance
         told_later = 0
         while True:
             ended = self._sync(story.journal, state, kills=figures.kills < kills)
@@ -216,27 +264,20 @@ class Series:
             if code == 75 and told_later < PATIENCE:
                 figures.later += 1
                 time.sleep(0.1)
-                continue
-            if code:
-                self._violation(number, f"exit code {code}: {text[-2000:]}")
-                return
-            if story.whole:
-                break
-            story.go_on()
-        if not number:
-            self._seconds = max(0.01, (self._board.ended - self._board.begun) / 1e9)
-            self._calls = self._board.calls
-        again = self._sync(story.journal, state, kills=False)
-        report = json.loads(again[1]) if again is not None and again[0] == 0 else [{}]
-        if [(r.get("sent"), r.get("contacted")) for r in report] != [(0, False)]:
-            self._violation(number, f"a sync with nothing to do: {again}")
-        self._judge(number, story)
-        shutil.rmtree(folder)
+            elif code:
+                return f"exit code {code}: {text[-2000:]}"
+            elif story.whole:
+                return ""
+            else:
+                story.go_on()
 
     def _judge(self, number: int, story: Story) -> None:
         figures = self.figures
         got, wrong = self._place.read(story.project)
         lost, more = story.expected - got, got - story.expected
+        if self._superseded == "append":  # those stay that were delivered before
+            figures.stayed += (more & story.superseded).total()
+            more -= story.superseded
         figures.runs += 1
         figures.points += story.expected.total()
         figures.lost += lost.total()
@@ -260,6 +301,7 @@ class Series:
         place, group = self._place, bool(plan.get("group"))
         told = json.dumps({**plan, "board": self._board_file, "worker": place.worker})
         command = ["sync", journal, "--to", place.spec, "--state", state]
+        command += ["--superseded", self._superseded]
         process = warm.start(
             [told, *command, "--batch", str(place.batch), "--json"],
             call="tests.targets.killed:live",
@@ -289,11 +331,11 @@ class Series:
         chance = self._chance
         plan: dict[str, Any] = {"group": chance.random() < 0.5}
         drawn = chance.random()
-        if drawn < 0.35:
+        if drawn < 0.25:
             return plan, chance.uniform(0, self._seconds)
         if drawn < 0.6:
-            return plan, chance.uniform(0, self._seconds / 5)
-        most = self._calls if chance.random() < 0.5 else min(25, self._calls)
+            return plan, chance.uniform(0, self._seconds / 8)
+        most = self._calls if drawn < 0.7 else min(30, self._calls)
         when = chance.choice(("before", "half", "after"))
         return {**plan, "at": chance.randint(1, most), "when": when}, None
 
@@ -316,7 +358,8 @@ def series(
     kills: int,
     seed: int = 1,
     tell: Callable[[Figures], None] = lambda figures: None,
+    superseded: str = "append",
 ) -> Figures:
     """Kill so many syncs into a place; return what came of it."""
     with tempfile.TemporaryDirectory(prefix="eventlog-kill-", ignore_cleanup_errors=True) as folder:
-        return Series(place, str(Path(folder)), seed, tell).run(kills)
+        return Series(place, str(Path(folder)), seed, tell, superseded).run(kills)

@@ -6,6 +6,7 @@ The published figures are those of ``tools/kill --sync``, which does the same fo
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_sync_into_wandb_killed_again_and_again_ends_exact(
 
 
 def test_points_that_are_lost_or_double_are_found_out(tmp_path: Path) -> None:
-    faults = iter((-1, 1))
+    faults = itertools.chain((-1, 1), itertools.repeat(0))
     with model(tmp_path) as place:
 
         def read(project: str) -> tuple[Counter[Point], list[str]]:
@@ -89,7 +90,7 @@ def test_points_that_are_lost_or_double_are_found_out(tmp_path: Path) -> None:
             return points, wrong
 
         figures = series(dataclasses.replace(place, read=read, steps=10), 1)
-    assert (figures.runs, figures.lost, figures.double) == (2, 1, 1)
+    assert (figures.lost, figures.double) == (1, 1)
     assert [("lost" in text, "double" in text) for text in figures.violations] == [
         (True, False),
         (False, True),
