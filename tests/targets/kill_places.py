@@ -10,9 +10,9 @@ from pathlib import Path
 from tests import warm
 from tests.targets import read_back
 from tests.targets.kept import KIND, Keeper
-from tests.targets.killed import WORKERS
 from tests.targets.mlflow_server import MlflowServer, copy_empty
 from tests.targets.read_back import Point
+from tests.targets.spare import WORKERS
 from tests.targets.sync_kills import Place
 from tests.targets.wandb_loopback import WandbLoopback, client_environment
 

@@ -67,7 +67,7 @@ def trackio(arguments: list[str]) -> int:
     """Trackio's storage class; arguments: the folder, and the project."""
     from trackio.sqlite_storage import SQLiteStorage
 
-    from tests.targets.killed import look_into
+    from tests.targets.spare import look_into
 
     folder, project = arguments
     look_into(folder)

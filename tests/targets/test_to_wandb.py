@@ -82,7 +82,7 @@ def sync(server: WandbLoopback, folder: Path, **more: str) -> subprocess.Complet
     env = {k: v for k, v in environment(server, folder, **more).items() if v}
     return warm.run(
         ["wandb", *arguments(server, folder)],
-        call="tests.targets.killed:prepared",
+        call="tests.targets.spare:prepared",
         imports=warm.WANDB,
         env=env,
     )
