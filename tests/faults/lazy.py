@@ -12,12 +12,15 @@ import select
 import shutil
 from typing import Any
 
+from eventlog import blobs
 from eventlog.audit import FAILURES, verify
-from eventlog.errors import JournalError
+from eventlog.errors import EventlogError, JournalError
+from eventlog.event import Event
 from eventlog.files import LOCAL
 from eventlog.journal import Options, Writer
 from eventlog.reader import WriterReader, listing
 from eventlog.seal import seal
+from eventlog.table import Table
 
 
 def cut(fifo: str) -> None:
@@ -48,7 +51,10 @@ def survives(top: str, fifo: str, seed: int) -> tuple[int, list[str]]:
     one._arm = lambda: None  # type: ignore[method-assign]
     given = 0
     for _ in range(rng.randint(1, 30)):
-        one.append("metric", {"x": given, "t": "é" * rng.randint(0, 300)}, given)
+        data: dict[str, Any] = {"x": given, "t": "é" * rng.randint(0, 300)}
+        if rng.random() < 0.2:
+            data["table"] = Table(["n"], [[given]] * rng.randint(1, 2_000))
+        one.append("metric", data, given)
         given += 1
         if rng.random() < 0.2:
             try:
@@ -63,10 +69,13 @@ def survives(top: str, fifo: str, seed: int) -> tuple[int, list[str]]:
         durable = given
         seal(folder)
     cut(fifo)
+    one._chain.abandon()  # thousands of writers of one process would use up its descriptors
     found: list[Any] = []
+    broken: list[str] = []
     if one.name in listing(folder).writers:
-        found = [e.rows[0].value for e in WriterReader(folder, one.name).events()]
-    broken = []
+        events = list(WriterReader(folder, one.name).events())
+        found = [e.rows[0].value for e in events]
+        broken += [f"seed {seed}: {text}" for text in _tables(folder, events[:durable])]
     if found != list(range(len(found))) or not durable <= len(found) <= given:
         broken.append(f"seed {seed}: {durable} durable, {given} given, read {found}")
     report = verify(folder)
@@ -74,3 +83,19 @@ def survives(top: str, fifo: str, seed: int) -> tuple[int, list[str]]:
         broken.append(f"seed {seed}: verify says {report}")
     shutil.rmtree(folder, ignore_errors=True)
     return given - len(found), broken
+
+
+def _tables(folder: str, events: list[Event]) -> list[str]:
+    """Return what is wrong with the tables of events that were durable."""
+    broken = []
+    for event in events:
+        for row in event.rows:
+            if row.type == "table":
+                try:
+                    table = Table.from_bytes(blobs.get(folder, row.value["sha256"]))
+                except EventlogError as error:
+                    broken.append(f"event {event.seq}: {error}")
+                else:
+                    if table.data[0] != [event.step]:
+                        broken.append(f"event {event.seq} has another table")
+    return broken
