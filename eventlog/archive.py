@@ -33,7 +33,7 @@ import struct
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from eventlog import pages
+from eventlog import pages, tally
 from eventlog.errors import FormatError, UsageError
 from eventlog.files import LOCAL, Files, Store
 from eventlog.footer import Group, SealedSegment, check_sum, groups_of, lost_of
@@ -302,6 +302,7 @@ class ArchivedFile(SealedFile):
             self.segments = [SealedSegment.from_json(fields) for fields in told]
             self.lost = lost_of(part.told["lost"])
             self._run = str(part.told["run"])
+            self._tally = tally.checked(part.told["tally"]) if "tally" in part.told else None
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             text = f"an archive's part has no metadata ({error!r})"
             raise FormatError(text, on=self.path) from error
@@ -311,6 +312,9 @@ class ArchivedFile(SealedFile):
         self._place = where.archive
         self._file = store.open(self._place)
         self._parquet = open_parquet(self.path, self._file, self._archive.metadata)
+
+    def tally(self) -> dict[str, Any] | None:
+        return self._tally
 
     def _places(self) -> list[pages.Group]:
         return self._archive.layout(self._file)
@@ -369,5 +373,11 @@ def check_sealed(path: str, store: Store = LOCAL) -> None:
         If they are not those that were sealed.
     """
     with open_sealed(path, store, WORDS) as file:
+        told = None
         for group in range(len(file.groups)):
-            file.checked(group)
+            rows = file.checked(group)
+            told = tally.summed(rows, told) if rows.num_rows else told
+        if told is not None and file.tally() not in (None, told):
+            raise FormatError(
+                "a sealed file's events add up to something else than it says", on=path
+            )

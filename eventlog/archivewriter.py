@@ -75,7 +75,7 @@ class ArchiveWriter(SealedWriter):
                 for group in range(len(file.groups)):
                     self.add(file.checked(group))
                 self.cut()
-                told = {
+                told: dict[str, Any] = {
                     "run": one.run.id,
                     "file": str(own.name),
                     "size": own.size,
@@ -84,6 +84,9 @@ class ArchiveWriter(SealedWriter):
                     "segments": [segment.to_json() for segment in file.segments],
                     "lost": [[gap.first, gap.last, gap.reason] for gap in file.lost],
                 }
+                tally = file.tally()
+                if tally is not None:
+                    told["tally"] = tally
             self._parts.append(told)
             self._size += len(json.dumps(told))
 

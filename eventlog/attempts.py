@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eventlog.segment import Header
 
-#: How a run stands whose last attempt has not ended, or is gone without a word.
-RUNNING, UNKNOWN = "running", "unknown"
 #: How a run's id came about (``id_from`` in a segment's header) where the user named the run.
 NAMED = ("given", "from-name")
 

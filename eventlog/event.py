@@ -27,6 +27,9 @@ CONSOLE = "console"
 NOTE = "note"
 GAP = "gap"
 
+#: How a run stands that has not ended, or whose process is gone without a word.
+RUNNING, UNKNOWN = "running", "unknown"
+
 STEP_MIN, STEP_MAX = -(2**63), 2**63 - 1
 
 

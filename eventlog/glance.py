@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
-from eventlog.attempts import RUNNING, UNKNOWN, Attempt, attempts
-from eventlog.columns import is_word
-from eventlog.event import METRIC, STATE
+from eventlog.archive import open_sealed
+from eventlog.attempts import Attempt, attempts
+from eventlog.errors import FormatError
+from eventlog.event import RUNNING, UNKNOWN
 from eventlog.files import LOCAL, Store
 from eventlog.identity import provably_gone
+from eventlog.listing import listing
 from eventlog.reader import WriterReader, headers, unreadable
 from eventlog.runfile import RunFile
 from eventlog.segment import Header
-from eventlog.value import decode
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from eventlog.tally import Tally, count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,33 +58,20 @@ class Glance:
     ends: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass
-class Tally:
-    """What the events of one writer add up to, so far: see `Glance`. `end` is the seq behind the
-    last of them.
-    """
-
-    events: int = 0
-    end: int = 0
-    points: int = 0
-    last: int = 0
-    last_step: int | None = None
-    status: str = RUNNING
-    exit_code: int | None = None
-    ended: int | None = None
-
-
 def glance(folder: str, store: Store = LOCAL, *, run: RunFile | None = None) -> Glance:
-    """Read a run once and sum it up.
+    """Sum a run up: from the footers of its files where they tell everything, else by reading it.
 
     Raises
     ------
     EventlogError, OSError
         If it cannot be read, or its files are not those of `run`.
     """
-    parts = headers(folder, store)
+    told = _told(folder, store)
+    parts = headers(folder, store) if told is None else told[0]
     if run is not None:
         run.check(folder, parts)
+    if told is not None:
+        return sum_up(parts, told[1], {})
     seen = {writer: _look(folder, writer, store) for writer in parts}
     return sum_up(parts, seen, unreadable(folder, store))
 
@@ -143,34 +129,28 @@ def _look(folder: str, writer: str, store: Store) -> Tally:
     return seen
 
 
-def count(seen: Tally, table: pa.Table) -> None:
-    """Add the rows of whole events of one writer to its tally."""
-    import pyarrow.compute as pc
-
-    seqs = table.column("seq")
-    seen.end = seqs[-1].as_py() + 1
-    seen.events += seen.end - seqs[0].as_py()
-    kinds = table.column("kind")
-    seen.points += pc.sum(is_word(kinds, METRIC)).as_py() or 0
-    seen.last = max(seen.last, pc.max(table.column("time").cast("int64")).as_py())
-    step = pc.max(table.column("step")).as_py()
-    if step is not None:
-        seen.last_step = step if seen.last_step is None else max(step, seen.last_step)
-    states = table.filter(is_word(kinds, STATE))
-    times = states.column("time").cast("int64").to_pylist()
-    for time, row in zip(times, states.drop_columns(["time"]).to_pylist(), strict=True):
-        _state(seen, time, row)
-
-
-def _state(seen: Tally, time: int, row: dict[str, Any]) -> None:
-    if row["key"] not in ("state", "exit_code"):
-        return
-    try:
-        value = decode(row["type"], row["num"], row["data"])
-    except ValueError:  # damaged, or made by a stranger
-        return
-    if row["key"] == "state" and isinstance(value, str):
-        seen.status = value
-        seen.ended = None if value == RUNNING else time
-    elif row["key"] == "exit_code":
-        seen.exit_code = value if isinstance(value, int) else None
+def _told(folder: str, store: Store) -> tuple[dict[str, list[Header]], dict[str, Tally]] | None:
+    """Return the headers and the tally of each writer of a run that is sealed whole, as the footers
+    of its files tell them; None if they do not tell everything.
+    """
+    found = listing(folder, store)
+    if found.segments:
+        return None
+    parts: dict[str, list[Header]] = {}
+    seen: dict[str, Tally] = {}
+    for writer in found.writers:
+        tally = Tally()
+        headers_: dict[int, Header] = {}
+        for name in sorted(found.parquet(writer), key=lambda name: name.first):
+            try:
+                with open_sealed(os.path.join(folder, name.path), store) as file:
+                    told = None if file.lost else file.tally()
+                    headers_ |= {part.header.segment: part.header for part in file.segments}
+            except (OSError, FormatError):  # who reads it says what is wrong
+                return None
+            if told is None or not headers_ or name.first != tally.end:
+                return None
+            tally.add(name.first, name.last, told)
+        parts[writer] = [headers_[number] for number in sorted(headers_)]
+        seen[writer] = tally
+    return parts, seen

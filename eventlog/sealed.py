@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from eventlog import frame as frames
-from eventlog import pages
+from eventlog import pages, tally
 from eventlog.columns import numbers
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Store
@@ -93,6 +93,10 @@ class SealedFile:
         except BaseException:
             self.close()
             raise
+
+    def tally(self) -> dict[str, Any] | None:
+        """Return what the file tells that its events add up to (`eventlog.tally`), if it does."""
+        return tally.in_metadata(self._parquet.metadata.metadata or {})
 
     def again(self) -> SealedFile:
         """Return the file opened once more, for another thread; what is known of it is shared.

@@ -23,6 +23,7 @@ from eventlog.sealed import (
     group_of,
     sealed_schema,
 )
+from eventlog.tally import summed, to_metadata
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,6 +87,7 @@ class SealedWriter:
         self._schema = sealed_schema(dictionaries=True)
         self._held: list[pa.Table] = []
         self.groups: list[Group] = []
+        self._tally: dict[str, Any] | None = None
         self._file = os.fdopen(files.create(self._part), "wb")
         try:
             self._out = pq.ParquetWriter(self._file, self._schema, **options())
@@ -112,6 +114,7 @@ class SealedWriter:
             self._held = []
             self._out.write_table(whole, row_group_size=whole.num_rows)
             self.groups.append(group_of(whole))
+            self._tally = summed(whole, self._tally)
             self.rows += whole.num_rows
 
     def finish(
@@ -132,7 +135,10 @@ class SealedWriter:
             If it does not read back as it was written.
         """
         self.cut()
-        return self._put(path, _metadata(segments, self.groups, lost), wanted)
+        told = _metadata(segments, self.groups, lost)
+        if self._tally is not None and not lost:
+            told |= to_metadata(self._tally, told["eventlog.crc32"])
+        return self._put(path, told, wanted)
 
     def _put(self, path: str, told: dict[str, str], wanted: Callable[[], bool]) -> bool:
         assert self._part is not None

@@ -12,9 +12,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from eventlog.attempts import RUNNING
 from eventlog.catalog import Found, Unreadable, find_all
 from eventlog.errors import EventlogError, UsageError
+from eventlog.event import RUNNING
 from eventlog.files import LOCAL
 from eventlog.glance import glance
 from eventlog.identity import provably_gone

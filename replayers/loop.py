@@ -14,19 +14,20 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eventlog.attempts import RUNNING, attempts
+from eventlog.attempts import attempts
 from eventlog.catalog import Found
 from eventlog.delivery import Cursor, Delivery, footprint
 from eventlog.errors import IntegrityError
-from eventlog.event import NOTE, STATE, digest
+from eventlog.event import NOTE, RUNNING, STATE, digest
 from eventlog.files import Files
 from eventlog.frame import to_events
-from eventlog.glance import Glance, Tally, count, sum_up
+from eventlog.glance import Glance, sum_up
 from eventlog.ledger import LOSS
 from eventlog.listing import listing
 from eventlog.mentions import may_mention
 from eventlog.reader import Missing, WriterReader, headers, unreadable
 from eventlog.segment import Header
+from eventlog.tally import Tally, count
 from eventlog.views import All, Effective, Restart, View, effective, open_view
 from replayers.about import run_info
 from replayers.awaited import Written, come

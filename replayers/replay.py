@@ -12,9 +12,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from eventlog.attempts import RUNNING, attempts
+from eventlog.attempts import attempts
 from eventlog.catalog import Found
 from eventlog.delivery import Delivery, footprint
+from eventlog.event import RUNNING
 from eventlog.files import LOCAL, Files
 from eventlog.identity import provably_gone
 from replayers.about import run_info

@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from eventlog.attempts import RUNNING, attempts
+from eventlog.attempts import attempts
 from eventlog.catalog import Found
 from eventlog.delivery import Cursor, deliveries, footprint, state_folder
-from eventlog.glance import Tally, count, sum_up
+from eventlog.event import RUNNING
+from eventlog.glance import sum_up
 from eventlog.identity import provably_gone
 from eventlog.listing import listing
 from eventlog.reader import WriterReader, headers, unreadable
+from eventlog.tally import Tally, count
 from replayers.superseding import APPEND
 
 

@@ -25,7 +25,7 @@ EVENTLOG = [
     {"value", "files", "layout", "options", "background", "steps", "pages", "columns", "formats"}
     | {"ahead"},
     {"event", "identity", "blobs", "table"},
-    {"frame", "backlog", "intake", "recorded", "provenance", "fingerprint"},
+    {"tally", "frame", "backlog", "intake", "recorded", "provenance", "fingerprint"},
     {"strip", "shape"},
     {"segment", "shapes"},
     {"chain", "footer", "headless"},
@@ -60,7 +60,7 @@ CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "h
 CAPTURE |= {"options", "intake", "background", "shape", "shapes", "chain", "commit", "blobstore"}
 CAPTURE |= {"resume", "recorded", "provenance", "run", "start", "__init__"}
 CAPTURE |= {"strip", "sealed", "sealedwriter", "archive", "fingerprint", "pages", "columns"}
-CAPTURE |= {"ahead", "footer", "lookup", "formats", "listing"}
+CAPTURE |= {"ahead", "footer", "lookup", "formats", "listing", "tally"}
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -31,7 +31,7 @@ def bench(*arguments: str, folder: Path) -> str:
     "part",
     [
         *"append keys scan seal query".split(),
-        *(pytest.param(part, marks=pytest.mark.long) for part in ("sync", "watch")),
+        *(pytest.param(part, marks=pytest.mark.long) for part in ("sync", "many", "watch")),
     ],
 )
 def test_a_part_of_the_bench_runs_and_its_output_is_readable(part: str, tmp_path: Path) -> None:

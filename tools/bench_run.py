@@ -21,6 +21,7 @@ from bench_parts import (
     imports,
     keys,
     machine,
+    many,
     memory,
     page,
     query,
@@ -48,6 +49,7 @@ PARTS: dict[str, Measure] = {
     "import": imports.measure,
     "memory": memory.measure,
     "sync": sync.measure,
+    "many": many.measure,
     "watch": watch.measure,
 }
 
