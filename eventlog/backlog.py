@@ -200,10 +200,12 @@ class Backlog:
             dropped, self.dropped = self.dropped, Dropped()
             if dropped.seq is not None:
                 self._recorded = sink.written(), dropped.seq
+            before = sink.written()
             try:
                 sink.write(dropped.gap(clock.time_ns()))
-            except OSError:
-                self.dropped = dropped
+            except BaseException:
+                if sink.written() == before:
+                    self.dropped = dropped
                 raise
         return True
 

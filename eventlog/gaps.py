@@ -51,7 +51,9 @@ def told(gap: dict[str, Any]) -> str:
 def named(gap: dict[str, Any]) -> set[str]:
     """Return the blobs of a gap."""
     found = gap.get(BLOBS)
-    return {sha for sha in found if is_blob(sha)} if isinstance(found, list) else set()
+    # A stranger's may name anything.
+    several = found if isinstance(found, list) else []
+    return {sha for sha in several if isinstance(sha, str) and is_blob(sha)}
 
 
 def never_written(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import eventlog
 from eventlog import blobs, start
+from eventlog.audit import verify
 from eventlog.catalog import Found, find_all
 from eventlog.errors import IntegrityError
+from eventlog.event import GAP, make_rows
 from eventlog.files import LOCAL
 from eventlog.reader import WriterReader, listing
 from eventlog.value import loads
@@ -94,3 +97,19 @@ def test_a_table_that_a_copy_has_not_brought_is_not_null(tmp_path: Path) -> None
     (name,) = listing(item.folder).writers
     for table in WriterReader(item.folder, name).tables():
         assert Written(item.folder).rows(name, table).equals(table)
+
+
+def test_a_gap_of_a_stranger_hides_no_table_that_is_missing_and_stops_no_sync(
+    tmp_path: Path,
+) -> None:
+    run = eventlog.init("p", "n", id="x", dir=tmp_path / "j", quiet=True)
+    run.log({"loss": 0.5, "t": eventlog.Table(["a"], [["gone"]])}, step=0)
+    odd = {"values": [1], "blobs": [1, None, ["x"], "no digest"], "first_step": "zero"}
+    run._writer.append_rows(make_rows(GAP, odd.items())[0], None)
+    run.finish()
+    (found,), _bad = find_all([str(tmp_path / "j")])
+    shutil.rmtree(tmp_path / "j" / "project=p" / "run=x" / "blobs")
+    assert "a blob cannot be read" in " ".join(verify(found.folder).problems)
+    target = Reading(found.folder)
+    outcome = sync(found, target, tmp_path / "s")
+    assert (outcome.settled, outcome.quarantined) == (outcome.events, 1)

@@ -14,6 +14,7 @@ import pytest
 import eventlog
 from eventlog import blobs, start
 from eventlog.audit import verify
+from eventlog.backlog import Backlog, Blob, Pending
 from eventlog.errors import JournalError
 from eventlog.event import METRIC
 from eventlog.files import LOCAL
@@ -221,3 +222,27 @@ def test_the_same_table_that_waits_is_kept_once(tmp_path: Path) -> None:
     disk.full = False
     one.close()
     assert verify(str(tmp_path)).verdict == "ok"
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_an_interrupted_account_of_what_was_lost_is_given_once(written: bool) -> None:
+    class Sink:
+        gaps = 0
+        interrupted = False
+
+        def write(self, event: Pending) -> None:
+            if not self.interrupted:
+                self.interrupted = True
+                self.gaps += written
+                raise KeyboardInterrupt
+            self.gaps += 1
+
+        def written(self) -> int:
+            return self.gaps
+
+    sink, full = Sink(), Backlog(0)
+    full.keep("0" * 64, Blob(b"x", 0, 0, 1), "no room")
+    with pytest.raises(KeyboardInterrupt):
+        full.drain(sink, 2**20)
+    assert full.drain(sink, 2**20)
+    assert sink.gaps == 1
