@@ -17,7 +17,7 @@ from eventlog.files import LOCAL, Store
 from eventlog.footer import Lost
 from eventlog.forks import forks
 from eventlog.frame import HEAD, PREFIX, first_seq, read_head
-from eventlog.gaps import gaps, named, told
+from eventlog.gaps import Losses, blobs_of, gaps
 from eventlog.layout import ArchivedName, SegmentName, is_blob, segment_name
 from eventlog.listing import listing
 from eventlog.reader import WriterReader, headers, may_hold_events
@@ -164,18 +164,21 @@ def _writer(folder: str, writer: str, store: Store) -> WriterReport:
     events = rows = 0
     declared: int | None = None
     named: set[str] = set()
+    losses = Losses()
     try:
         for table in source.tables():
             seqs = table.column("seq")
             events += seqs[-1].as_py() - seqs[0].as_py() + 1
             rows += table.num_rows
-            problems += map(told, gaps(table))
+            for dropped in gaps(table):
+                losses.add(dropped)
             for known in _declared(table):
                 named |= set(known)
                 declared = known.get(writer, declared)
     except (FormatError, OSError) as error:
         problems.append(str(error))
         verdict = CORRUPT
+    problems += losses.told()
     durable = max((f.durable for f in files), default=0)
     behind = [gap for f in files for gap in f.lost if gap.first == source.next_seq]
     for lost in (*source.lost, *behind):
@@ -382,7 +385,7 @@ def _blobs(folder: str, writer: str, store: Store) -> list[tuple[int, str, bool]
     try:
         for table in WriterReader(folder, writer, skip_missing=True, store=store).tables():
             for gap in gaps(table):
-                never |= named(gap)
+                never |= blobs_of(gap)
             rows = table.filter(is_word(table.column("type"), "table", "blob"))
             for seq, data in zip(
                 *(rows.column(n).to_pylist() for n in ("seq", "data")), strict=True

@@ -106,8 +106,9 @@ class Sink(Protocol):
 
 
 class Backlog:
-    """A queue of events, and blobs beside it, of at most `limit` bytes together. What comes when it
-    is full is dropped and counted: the history that it keeps has no hole but at its end.
+    """A queue of events, and blobs beside it, of at most `limit` bytes together, of which blobs get
+    half: a table takes no room from many numbers. What comes when it is full is dropped and
+    counted: the history that it keeps has no hole but at its end.
 
     Attributes
     ----------
@@ -127,6 +128,7 @@ class Backlog:
         self.lost = 0
         self.dropped = Dropped()
         self.blobs: dict[str, Blob] = {}
+        self._blob_bytes = 0
         self._recorded: tuple[int, int] | None = None
         self._events: deque[Pending] = deque()
 
@@ -149,11 +151,14 @@ class Backlog:
         """Keep a blob, or count it as dropped; return whether it was kept."""
         if digest in self.blobs:
             return True
-        if self.bytes + blob.size() > self.limit or len(self.blobs) >= _BLOBS:
+        size = blob.size()
+        full = self.bytes + size > self.limit or self._blob_bytes + size > self.limit // 2
+        if full or len(self.blobs) >= _BLOBS:
             self.dropped.add_value(blob.time, blob.step, reason)
             return False
         self.blobs[digest] = blob
-        self.bytes += blob.size()
+        self.bytes += size
+        self._blob_bytes += size
         return True
 
     def forget(self, digest: str) -> None:
@@ -161,6 +166,7 @@ class Backlog:
         blob = self.blobs.pop(digest, None)
         if blob is not None:
             self.bytes -= blob.size()
+            self._blob_bytes -= blob.size()
 
     def drop_blobs(self, reason: str) -> int:
         """Drop all blobs, which events name; return how many. The next drain records it."""

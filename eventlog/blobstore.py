@@ -45,21 +45,28 @@ class BlobStore:
         NoRoom
             If there is no memory left for what waits either: that is counted.
         """
+        failed: OSError | None = None
         if not self._backlog.blobs or clock.monotonic() >= self._after:
             try:
                 digest, path = blobs.put(self._chain.folder, data, self._files)
             except OSError as error:
-                with within():
-                    self._failed(error)
+                failed = error
             else:
                 self._commit.add_blob(path)
                 return digest
         digest = blobs.name_of(data)
-        with within():
-            blob = Blob(data, self._chain.seq, time, step)
-            if self._backlog.keep(digest, blob, self._reason()):
-                return digest
-        raise blobs.NoRoom(self._reason())
+        try:
+            with within():
+                if failed is not None:
+                    self._failed(failed)
+                blob = Blob(data, self._chain.seq, time, step)
+                kept = self._backlog.keep(digest, blob, self._reason())
+        except blobs.NoRoom as error:  # in the handler of a signal
+            self._backlog.dropped.add_value(time, step, str(error))
+            raise
+        if not kept:
+            raise blobs.NoRoom(self._reason())
+        return digest
 
     def again(self, within: Within, *, eager: bool) -> None:
         """Write what waits, as far as there is room; if not `eager`, only when it is time to."""

@@ -189,7 +189,10 @@ def test_what_finds_no_room_until_the_end_is_recorded_as_never_written(tmp_path:
     assert (gap["values"], gap["first_step"], gap["last_step"]) == (3, 1, 3)
     report = verify(str(tmp_path))
     assert (report.verdict, report.problems) == ("ok", ())
-    assert "3 values between the steps 1 and 3 found no room" in report.writers[0].problems[0]
+    assert (
+        "3 tables or large values between the steps 1 and 3 found no room"
+        in report.writers[0].problems[0]
+    )
     assert [text for text in one.said if "training goes on" in text] == one.said[:1]
     assert "3 tables or large values were lost" in one.said[1]
     assert len(one.said) == 2
@@ -246,3 +249,38 @@ def test_an_interrupted_account_of_what_was_lost_is_given_once(written: bool) ->
         full.drain(sink, 2**20)
     assert full.drain(sink, 2**20)
     assert sink.gaps == 1
+
+
+def test_tables_leave_half_of_the_memory_to_events(tmp_path: Path) -> None:
+    disk = Disk()
+    disk.all = True
+    one = begun(tmp_path, disk, memory_bytes=20_000)
+    for n in range(1, 31):
+        one.append(METRIC, {"x": float(n)}, n)
+        one.append(METRIC, {"t": table(n, 2_000)}, n)
+    health = one.health()
+    assert 0 < health.waiting_blobs <= 5
+    assert health.waiting > 30
+    disk.full = False
+    one.close()
+    assert verify(str(tmp_path)).verdict == "ok"
+
+
+def test_a_handler_of_a_signal_that_logs_a_table_has_it_counted(tmp_path: Path) -> None:
+    """In the middle of an append of the same thread nothing can be put into the backlog."""
+    disk = Disk()
+    one = begun(tmp_path, disk)
+    write = disk.write
+
+    def interrupted(fd: int, data: bytes) -> int:
+        disk.write = write  # type: ignore[method-assign]
+        one.append(METRIC, {"t": table(1)}, 7)
+        return write(fd, data)
+
+    disk.write = interrupted  # type: ignore[method-assign]
+    one.append(METRIC, {"x": 1.0}, 1)
+    disk.full = False
+    one.close()
+    assert [row.type for row in rows_of(tmp_path)] == ["null"]
+    found = [gap for t in WriterReader(str(tmp_path), one.name).tables() for gap in gaps(t)]
+    assert [(gap["values"], gap["first_step"]) for gap in found] == [(1, 7)]
