@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventlog.columns import is_word, numbers, present, truths
 from eventlog.errors import FormatError
-from eventlog.event import METRIC, RUNNING, STATE
+from eventlog.event import METRIC, RUNNING, STATE, STEP_MAX, STEP_MIN
 from eventlog.value import decode
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def summed(table: pa.Table, before: Mapping[str, Any] | None = None) -> dict[str
         except ValueError:  # damaged, or made by a stranger
             continue
         if row["key"] == "exit_code":
-            found["exit_code"] = value if isinstance(value, int) else None
+            # A stranger's may have more digits than JSON takes.
+            whole = isinstance(value, int) and STEP_MIN <= value <= STEP_MAX
+            found["exit_code"] = value if whole else None
         elif isinstance(value, str):
             found["state"] = [value, time]
     if before is None:

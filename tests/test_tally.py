@@ -16,7 +16,9 @@ from eventlog import audit, tally
 from eventlog.archiving import archive
 from eventlog.catalog import find_all
 from eventlog.compact import compact
+from eventlog.event import STATE, make_rows
 from eventlog.glance import Glance, glance
+from eventlog.seal import seal
 from eventlog.sealed import SealedFile
 from eventlog.sealedwriter import SealedWriter
 
@@ -158,3 +160,17 @@ def test_verify_finds_a_tally_that_lies(tmp_path: Path, monkeypatch: pytest.Monk
     report = audit.verify(folder)
     assert report.verdict == "corrupt"
     assert "add up to something else" in str(report)
+
+
+def test_an_exit_code_of_a_stranger_with_any_number_of_digits_stops_no_sealing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = eventlog.init("p", "a", id="a", dir=tmp_path, quiet=True)
+    run._writer.append_rows(make_rows(STATE, {"exit_code": 2**40_000 + 1}.items())[0], None)
+    run._writer.close()
+    assert run.folder is not None
+    seal(run.folder)
+    look = glance(run.folder)
+    assert (look.exit_code, look) == (None, read(run.folder, monkeypatch))
+    assert audit.verify(run.folder).verdict == "ok"
+    run.finish()
