@@ -161,3 +161,36 @@ def test_a_journal_that_becomes_read_only_is_waited_for(tmp_path):
     assert (found["state"], found["waiting"]) == ("degraded", 40)
     assert "Read-only" in found["error"]
     assert found["read"] is True
+
+
+def test_tables_wait_for_room_while_numbers_are_written(tmp_path):
+    found = on_small_disk(
+        tmp_path,
+        "size=400k",
+        """
+        from eventlog import blobs
+        from eventlog.audit import verify
+        from eventlog.table import Table
+        from eventlog.value import loads
+        one = writer()
+        for n in range(20):
+            one.append(METRIC, {"x": n, "t": Table(["a"], [[str(n) * 60_000]])}, n)
+        full, there = one.health(), read(one)
+        subprocess.run(["mount", "-o", "remount,size=20m", folder], check=True)
+        one.commit()
+        well = one.health()
+        one.close()
+        shas = [loads(row.data)["sha256"] for e in WriterReader(folder, one.name).events()
+                for row in e.rows if row.key == "t"]
+        whole = [Table.from_bytes(blobs.get(folder, sha)).data for sha in shas]
+        answer(full=full.state, blobs=full.waiting_blobs, waiting=full.waiting, there=len(there),
+               well=well.state, durable=well.durable, verdict=verify(folder).verdict, said=len(said),
+               whole=whole == [[[str(n) * 60_000]] for n in range(20)])
+        """,
+    )
+    assert found["full"] == "degraded"
+    assert found["blobs"] > 10
+    assert (found["there"], found["waiting"]) == (20, 0)
+    assert (found["well"], found["durable"], found["verdict"]) == ("ok", 20, "ok")
+    assert found["whole"] is True
+    assert found["said"] == 1
