@@ -27,14 +27,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import struct
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from eventlog import pages, tally
-from eventlog.errors import FormatError, UsageError
+from eventlog import pages, runfile, tally
+from eventlog.errors import EventlogError, FormatError, UsageError
 from eventlog.files import LOCAL, Files, Store
 from eventlog.footer import Group, SealedSegment, check_sum, groups_of, lost_of
 from eventlog.formats import check_format
@@ -167,7 +168,7 @@ def _part(fields: dict[str, Any], at: int, groups: Sequence[Group]) -> Part:
 
 _Kept = TypeVar("_Kept")
 _archives: dict[tuple[object, ...], Archive] = {}
-_names: dict[tuple[object, ...], dict[str, tuple[Part, ...]]] = {}
+_runs: dict[tuple[object, ...], dict[str, tuple[Part, ...]]] = {}
 
 
 def _kept(
@@ -217,7 +218,7 @@ def _parts(path: str, run: str, store: Store) -> tuple[Part, ...]:
             for run, found in parts.items()
         }
 
-    return _kept(_names, _KEPT_NAMES, _key(path, store), names).get(run, ())
+    return _kept(_runs, _KEPT_NAMES, _key(path, store), names).get(run, ())
 
 
 # ------------------------------------------------------------------------------ of one run
@@ -234,21 +235,41 @@ def _place(folder: str, store: Store) -> tuple[str, str] | None:
 
 
 def _of(folder: str, store: Store) -> list[tuple[str, Part]]:
-    """Return all parts of a run, each with the archive's name. Archives that cannot be read are
-    left out: see `absent`.
+    """Return all parts of a run, each with the archive's name. Damaged archives are left out (see
+    `absent`), and those that cannot be read and that the run does not name.
+
+    Raises
+    ------
+    OSError
+        If an archive that the run names cannot be read: who took it for one that is not there would
+        see a run without events.
     """
     found: list[tuple[str, Part]] = []
     where = _place(folder, store)
     if where is not None:
         place, run = where
         for name in filter(is_archive, store.names(place)):
-            with contextlib.suppress(OSError, FormatError):
+            try:
                 found += [(name, part) for part in _parts(os.path.join(place, name), run, store)]
+            except FormatError:
+                continue
+            except OSError as error:
+                link = error.errno in (errno.ELOOP, errno.EINVAL)  # or a device: no archive
+                if not link and _names(folder, name, store):
+                    raise
     return found
 
 
+def _names(folder: str, archive: str, store: Store) -> bool:
+    """Return whether a run names an archive, as far as that is known."""
+    try:
+        return archive in runfile.read_all(folder, store)[1]
+    except EventlogError as error:
+        return isinstance(error.__cause__, OSError)  # the disk's; not that there is none
+
+
 def archived(folder: str, store: Store = LOCAL) -> dict[str, tuple[ArchivedName, ...]]:
-    """Return the sealed files of a run that lie in archives, by writer, sorted."""
+    """Return the sealed files of a run that lie in archives, by writer, sorted. Raises `OSError`."""
     out: dict[str, list[ArchivedName]] = {}
     for archive, part in _of(folder, store):
         name = ArchivedName(*part.name, archive, part.run)

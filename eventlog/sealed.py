@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -254,13 +255,15 @@ def open_parquet(path: str, file: BinaryIO, metadata: Any = None) -> Any:
     ------
     FormatError
         If it is none.
+    OSError
+        If the disk does not give it.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         if file.read(4) != b"PAR1":  # libraries look at the one at the end only
-            raise OSError(22, "its first bytes are not those of a Parquet file")
+            raise ValueError("its first bytes are not those of a Parquet file")
         # Without threads of Arrow: one that is left over by a failed read aborts the interpreter.
         return pq.ParquetFile(
             file,
@@ -271,6 +274,8 @@ def open_parquet(path: str, file: BinaryIO, metadata: Any = None) -> Any:
         )
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         file.close()
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the disk's: the file may be good
         raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
 
 

@@ -18,6 +18,7 @@ from eventlog.catalog import resolve
 from eventlog.columns import repeated
 from eventlog.errors import UsageError
 from eventlog.files import LOCAL, Store
+from eventlog.listing import listing
 from eventlog.reader import WriterReader, headers
 from eventlog.views import open_view
 
@@ -98,13 +99,15 @@ def _tables(
     import pyarrow as pa
 
     chosen = open_view(folder, view, store)
-    parts = headers(folder, store)
+    known = headers(folder, store)
     with contextlib.suppress(UsageError):  # a folder of files without a run.json is read as well
-        runfile.read(folder, store).check(folder, parts)
-    for attempt in attempts(parts):
-        for writer in attempt.writers:
-            reader = WriterReader(folder, writer, skip_missing=skip_missing, store=store, key=key)
-            for table in reader.tables():
-                rows = chosen.rows(writer, table)
-                names = repeated(writer, rows.num_rows)
-                yield rows.append_column(pa.field("writer", pa.utf8(), nullable=False), names)
+        runfile.read(folder, store).check(folder, known)
+    writers = [writer for attempt in attempts(known) for writer in attempt.writers]
+    # Of whom no header could be read: reading gives the rows or says why not.
+    writers += [writer for writer in listing(folder, store).writers if writer not in known]
+    for writer in writers:
+        reader = WriterReader(folder, writer, skip_missing=skip_missing, store=store, key=key)
+        for table in reader.tables():
+            rows = chosen.rows(writer, table)
+            names = repeated(writer, rows.num_rows)
+            yield rows.append_column(pa.field("writer", pa.utf8(), nullable=False), names)

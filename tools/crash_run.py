@@ -18,7 +18,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
-from tests.faults import calls, damage, histories, lazy, nth  # noqa: E402 - tests are no installed package
+from tests.faults import damage, histories, lazy, nth, scenes  # noqa: E402 - tests are no installed package
 
 #: States that are tried after each operation of a history.
 LIMIT = 100
@@ -52,7 +52,7 @@ def failures(case: int) -> Found:
     if case < len(nth.CASES):
         count, violations = nth.everywhere(*nth.CASES[case])
     else:
-        count, violations = calls.everywhere(*calls.CASES[case - len(nth.CASES)])
+        count, violations = scenes.everywhere(*scenes.CASES[case - len(nth.CASES)])
     return {"failures at call indices": count}, [f"failures, case {case}: {v}" for v in violations]
 
 
@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> int:
 
     def wanted() -> Iterator[tuple[str, int]]:
         """Yield what to do next, until there is enough of it."""
-        cases = iter(range(len(nth.CASES) + len(calls.CASES)))
+        cases = iter(range(len(nth.CASES) + len(scenes.CASES)))
         for seed in itertools.count(options.seed):
             left = counts["distinct states"] < options.states, counts["flips"] < options.flips
             case = next(cases, None)

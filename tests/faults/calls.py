@@ -10,10 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import io
-import itertools
-import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,7 +38,8 @@ ERRORS: list[int | None] = [
 ]
 #: All that touches files; what only asks whether a name is there fails by saying no.
 CALLS = (
-    "names size open create write length modified open_again sync close sync_folder replace remove"
+    "names size open create write length modified stamp open_again sync close sync_folder replace "
+    "remove make_folder remove_folder lock_folder"
 ).split()
 EVENTS = 7
 
@@ -58,6 +56,11 @@ class Faults:
         self.calls = 0
         self._error = error
         self._range = range(first, first + lasting)
+
+    @property
+    def once(self) -> bool:
+        """Whether a single call fails, and not those behind it."""
+        return len(self._range) == 1
 
     def came(self) -> bool:
         """Return whether a call failed."""
@@ -82,6 +85,10 @@ class Faults:
 
             return run
 
+        def closed(fd: int) -> None:
+            type(LOCAL).close(LOCAL, fd)  # one that fails has closed all the same
+            self.count()
+
         def opened(path: str) -> Any:
             self.count()
             with type(LOCAL).open(LOCAL, path) as file:
@@ -89,6 +96,7 @@ class Faults:
 
         for name in CALLS:
             setattr(LOCAL, name, failing(getattr(type(LOCAL), name).__get__(LOCAL)))
+        LOCAL.close = closed  # type: ignore[method-assign]
         LOCAL.open = opened  # type: ignore[method-assign]
         try:
             yield
@@ -393,58 +401,3 @@ def reading_survives(journal: str, faults: Faults, level: str) -> list[str]:
     if found == list(range(EVENTS)) or (source.missing and found == list(range(len(found)))):
         return []
     return [f"read {found} and said nothing"]
-
-
-#: What is called, and the levels or states of the run it is called at.
-SCENES: dict[str, tuple[Callable[[str, Faults, str], list[str]], tuple[str, ...]]] = {
-    "log": (logging_survives, ("group", "sync", "memory", "os")),
-    "tables": (tables_survive, ("group", "sync", "memory", "os")),
-    "finish": (finishing_survives, ("group", "sync", "memory", "os")),
-    "init again": (continuing_survives, ("group", "memory")),
-    "seal": (sealing_survives, ("live",)),
-    "compact": (compacting_survives, ("sealed",)),
-    "salvage": (salvaging_survives, ("live", "sealed")),
-    "verify": (verifying_survives, ("live", "sealed")),
-    "read": (reading_survives, ("live", "sealed")),
-}
-#: Scene, level, error, and how many calls in a row fail (all from there on: a disk that is gone).
-CASES = [
-    (name, level, error, lasting)
-    for name, (_scene, levels) in SCENES.items()
-    for level in levels
-    for error in ERRORS
-    for lasting in (1, 10**6)
-]
-
-
-def everywhere(
-    name: str, level: str, error: int | None, lasting: int, *, first: int = 1, step: int = 1
-) -> tuple[int, list[str]]:
-    """Fail call 1, 2, 3 ... until none failed; return how many, and what was broken."""
-    scene, _levels = SCENES[name]
-    broken: list[str] = []
-    with silent():
-        for turn, n in enumerate(itertools.count(first, step)):
-            faults = Faults(error, n, lasting)
-            with tempfile.TemporaryDirectory(dir=_fast()) as journal:
-                found = scene(journal, faults, level)
-            where = f"{name} at {level}: {lasting} calls from {n} on, {name_of(error)}"
-            broken += [f"{where}: {text}" for text in found]
-            if not faults.came():
-                return turn, broken
-    raise AssertionError
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Keep warnings, of which each fault makes some, from the terminal."""
-    log = logging.getLogger("eventlog")
-    before, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = before
-
-
-def _fast() -> str | None:
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
