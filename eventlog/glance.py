@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eventlog.archive import open_sealed
 from eventlog.attempts import Attempt, attempts
 from eventlog.errors import FormatError
 from eventlog.event import RUNNING, UNKNOWN
 from eventlog.files import LOCAL, Store
+from eventlog.footer import SealedSegment
 from eventlog.identity import provably_gone
+from eventlog.layout import archived_path
 from eventlog.listing import listing
 from eventlog.reader import WriterReader, headers, unreadable
 from eventlog.runfile import RunFile
+from eventlog.sealed import footer_of
 from eventlog.segment import Header
 from eventlog.tally import Tally, count
 
@@ -143,14 +147,20 @@ def _told(folder: str, store: Store) -> tuple[dict[str, list[Header]], dict[str,
         headers_: dict[int, Header] = {}
         for name in sorted(found.parquet(writer), key=lambda name: name.first):
             try:
-                with open_sealed(os.path.join(folder, name.path), store) as file:
-                    told = None if file.lost else file.tally()
-                    headers_ |= {part.header.segment: part.header for part in file.segments}
+                segments, told = _footer(os.path.join(folder, name.path), store)
             except (OSError, FormatError):  # who reads it says what is wrong
                 return None
-            if told is None or not headers_ or name.first != tally.end:
+            if told is None or not segments or name.first != tally.end:
                 return None
+            headers_ |= {part.header.segment: part.header for part in segments}
             tally.add(name.first, name.last, told)
         parts[writer] = [headers_[number] for number in sorted(headers_)]
         seen[writer] = tally
     return parts, seen
+
+
+def _footer(path: str, store: Store) -> tuple[Sequence[SealedSegment], dict[str, Any] | None]:
+    if archived_path(path) is None:
+        return footer_of(path, store)
+    with open_sealed(path, store) as file:
+        return file.segments, None if file.lost else file.tally()

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import errno
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -27,6 +28,8 @@ from eventlog.footer import Group, Lost, SealedSegment, groups_of, lost_in, segm
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: So many bytes at the end of a sealed file are its whole footer, nearly always.
+_TAIL = 2**15
 #: No row group that was sealed here has more rows, or more bytes when unpacked.
 MOST_ROWS, MOST_BYTES = 2**21, 2**28
 
@@ -309,6 +312,42 @@ def _spelled_out(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if total > MOST_BYTES:
         raise ValueError(f"a column of words takes {total} bytes")
     return column.cast(column.type.value_type)
+
+
+def footer_of(path: str, store: Store = LOCAL) -> tuple[list[SealedSegment], dict[str, Any] | None]:
+    """Return what the footer of a sealed file in a run's own folder says of the segments it was
+    made of, and what its events add up to (`eventlog.tally`), None if it does not say that. No more
+    of the file is read, or looked at.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    FormatError
+        If it is no sealed file of a version this package reads, or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with store.open(path) as file:
+        magic, size = file.read(4), file.seek(0, os.SEEK_END)
+        end = _end(file, size, _TAIL)
+        length = int.from_bytes(end[-8:-4], "little") + 8
+        if len(end) < length <= min(size, MOST_BYTES):
+            end = _end(file, size, length)
+    try:
+        if magic != b"PAR1":
+            raise OSError(22, "its first bytes are not those of a Parquet file")
+        meta = pq.read_metadata(pa.BufferReader(end)).metadata or {}
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise FormatError(f"a sealed file cannot be read ({error})", on=path) from error
+    told = None if lost_in(meta, path) else tally.in_metadata(meta)
+    return segments_of(meta, path), told
+
+
+def _end(file: BinaryIO, size: int, most: int) -> bytes:
+    file.seek(max(0, size - most))
+    return file.read(most)
 
 
 def check_columns(parquet: Any, path: str) -> None:

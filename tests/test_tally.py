@@ -71,6 +71,17 @@ def test_a_run_that_is_sealed_is_shown_without_reading_a_row(
     assert glance(folder) == whole
 
 
+@pytest.mark.parametrize("tail", [8, 64, 2**15])
+def test_a_footer_of_any_size_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unread: Callable[[], None], tail: int
+) -> None:
+    folder = make(tmp_path, "a")
+    whole = read(folder, monkeypatch)
+    monkeypatch.setattr("eventlog.sealed._TAIL", tail)
+    unread()
+    assert glance(folder) == whole
+
+
 def test_compacted_and_archived_files_tell_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unread: Callable[[], None]
 ) -> None:
