@@ -16,7 +16,7 @@ from tests.faults import kills  # noqa: E402 - tests are no installed package
 from tests.targets import kill_places, sync_kills  # noqa: E402
 
 #: How many kills are published, of the trainer and of a sync into each kind of target.
-TRAINER, SYNC = 1000, {"wandb": 100}
+TRAINER, SYNC = 1000, {"mlflow-server": 100, "wandb": 100}
 
 
 def main(arguments: list[str]) -> int:
