@@ -17,8 +17,8 @@ from hypothesis import settings
 from tests import warm
 
 #: How long an example takes is the machine's affair.
-settings.register_profile("eventlog", deadline=None)
-settings.load_profile("eventlog")
+settings.register_profile("slice", deadline=None, max_examples=40)
+settings.register_profile("long", deadline=None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("long" if config.getoption("--long") else "slice")
     if not hasattr(config, "workerinput"):
         warm.begin()
 
@@ -65,6 +66,37 @@ TOGETHER = {
 }
 
 
+#: The same for tests of other files, by how their names begin.
+TOGETHER_WITH = {
+    "tests/test_widening.py::test_a_lost_state_and_a_wider_view_send_what_mlflow": "mlflow",
+    "tests/test_widening.py::test_a_wider_view_sends_what_the_narrower_one_left_out_and_once[mlflow": "mlflow",
+}
+#: Files whose tests wait most of their time: for timers of wandb's client.
+WAITING = ("tests/targets/test_to_wandb.py",)
+#: Tests that take longest, and would be waited for if they began last.
+LONGEST = (
+    "tests/targets/test_to_wandb.py::test_kills_and_faults_leave_every_row_once",
+    "tests/targets/test_conform_wandb.py::TestWandb::test_a_lost_cursor",
+    "tests/integrations/test_verl_promises.py::test_killed_and_started_again",
+    "tests/targets/test_two_syncs.py::test_the_second_says_who_holds_the_lease",
+)
+
+
+def in_good_order(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests with the longest first, and those that wait among those that compute."""
+    longest = [i for i in items if i.nodeid.startswith(LONGEST)]
+    rest = [i for i in items if not i.nodeid.startswith(LONGEST)]
+    waiting = [i for i in rest if i.nodeid.startswith(WAITING)]
+    other = [i for i in rest if not i.nodeid.startswith(WAITING)]
+    every = len(other) // (len(waiting) + 1) + 1
+    found = longest
+    for number, item in enumerate(other):
+        if number % every == 0 and waiting:
+            found.append(waiting.pop())
+        found.append(item)
+    return found + waiting
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each test to whichever worker is free, those of `TOGETHER` to one.
@@ -80,16 +112,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
         def _split_scope(self, nodeid: str) -> str:
+            for beginning, group in TOGETHER_WITH.items():
+                if nodeid.startswith(beginning):
+                    return group
             return TOGETHER.get(nodeid.partition("::")[0], nodeid)
 
     return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what runs with ``--long`` only."""
+    """Leave out what runs with ``--long`` only; where workers share the tests, order them."""
     if not config.getoption("--long"):
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("long")])
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+    if hasattr(config, "workerinput"):
+        items[:] = in_good_order(items)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +19,11 @@ from eventlog.runfile import RunFile, claim
 from eventlog.segment import Header, SegmentReader
 
 NOW = 1_767_225_600_000_000_000
+
+
+def examples(part: int, full: int) -> int:
+    """Return how many random examples a test tries: a slice, or with ``--long`` all."""
+    return full if "--long" in sys.argv else part
 
 
 def bits(value: float) -> bytes:

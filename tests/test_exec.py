@@ -101,7 +101,7 @@ def test_the_death_of_the_program_is_passed_on(tmp_path: Path, start: Exec, name
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGINT", "SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.long)]
+    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.long) for n in ("SIGINT", "SIGUSR1"))]
 )
 def test_signals_reach_the_program_once_and_it_decides(
     tmp_path: Path, start: Exec, name: str

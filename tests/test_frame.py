@@ -15,7 +15,7 @@ from eventlog import frame as frames
 from eventlog.errors import FormatError, ValueRefused
 from eventlog.event import Event, Row, make_rows
 from eventlog.shape import Shape
-from tests.helpers import NOW, event, header, plain, same, scan, segment_bytes
+from tests.helpers import NOW, event, examples, header, plain, same, scan, segment_bytes
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 ROWS = st.builds(
@@ -35,7 +35,7 @@ EVENTS = st.builds(
 
 
 @given(st.lists(EVENTS, min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(15, 40), deadline=None)
 def test_stock_pyarrow_and_polars_read_what_was_put_in(given_events):
     events = [Event(seq, *fields) for seq, fields in enumerate(given_events)]
     data, _ends = segment_bytes(events, end=True)
@@ -69,7 +69,7 @@ NUMBERS = st.dictionaries(
 
 
 @given(NUMBERS, st.none() | INT64, st.integers(0, 2**40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(30, 100), deadline=None)
 def test_the_short_way_makes_the_same_bytes_as_the_general_one(first, step, seq):
     later = {k: v * 0.5 if isinstance(v, float) else v for k, v in first.items()}
     rows, _ = make_rows("metric", first.items())

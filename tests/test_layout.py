@@ -20,12 +20,13 @@ from eventlog.layout import (
     segment_name,
     unescape,
 )
+from tests.helpers import examples
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80)
 
 
 @given(NAMES)
-@settings(max_examples=200)
+@settings(max_examples=examples(60, 200))
 def test_every_name_has_one_folder_name_and_comes_back(name):
     text = escape(name)
     assert len(text) <= 200
@@ -35,7 +36,7 @@ def test_every_name_has_one_folder_name_and_comes_back(name):
 
 
 @given(st.lists(NAMES, min_size=2, max_size=8, unique=True))
-@settings(max_examples=100)
+@settings(max_examples=examples(40, 100))
 def test_different_names_have_different_folders(names):
     assert len({escape(n) for n in names}) == len(names)
 

@@ -17,7 +17,7 @@ from eventlog.event import make_rows
 from eventlog.frame import Encoder
 from eventlog.table import Table
 from eventlog.value import decode
-from tests.helpers import exact, read, writer
+from tests.helpers import exact, examples, read, writer
 
 NUMBERS = [
     st.floats(),
@@ -56,7 +56,7 @@ def plain(calls):
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25, 60), deadline=None)
 @given(
     columns=st.lists(st.sampled_from([*NUMBERS, *OTHERS]), min_size=1, max_size=7),
     with_step=st.booleans(),

@@ -91,7 +91,7 @@ def test_cron_is_silent_unless_somebody_must_look(machine: dict[str, str], tmp_p
     with Lease(state.folder):
         held = run(machine, tmp_path, "cron.sh", str(journal), "--to", "memory")
     assert (held.returncode, held.stdout, held.stderr) == (0, "", "")
-    down = run(machine, tmp_path, "cron.sh", str(journal), "--to", "mlflow:http://127.0.0.1:9")
+    down = run(machine, tmp_path, "cron.sh", str(journal), "--to", "trackio:http://127.0.0.1:9")
     assert (down.returncode, down.stdout) == (0, ""), down.stderr
     wrong = run(machine, tmp_path, "cron.sh", str(journal), "--to", "wanddb")
     assert wrong.returncode == 2

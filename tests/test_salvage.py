@@ -189,8 +189,8 @@ def test_a_run_without_its_name_is_told_by_its_segments(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["fail", "kill"])
-def test_stopped_at_any_operation_it_goes_on_when_called_again(kind, tmp_path):
-    for n in itertools.count(1):
+def test_stopped_at_any_operation_it_goes_on_when_called_again(kind, tmp_path, repeats):
+    for n in itertools.count(1, repeats(3, 1)):
         folder = damaged(tmp_path / str(n), durable=25)
         new = str(tmp_path / str(n) / "new/project=p/run=run-1")
         error = OSError(errno.EIO, "Input/output error")

@@ -15,7 +15,7 @@ from eventlog.event import Row
 from eventlog.intake import take
 from eventlog.shapes import MOST, Shapes
 from eventlog.table import Table
-from tests.helpers import exact, read, writer
+from tests.helpers import exact, examples, read, writer
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 NUMBERS = st.one_of(
@@ -45,7 +45,7 @@ def rows_of(data):
 
 
 @given(st.lists(CALLS, min_size=1, max_size=3))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25, 60), deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_call_is_the_same_event_the_first_time_and_every_time(tmp_path_factory, calls):
     folder = tmp_path_factory.mktemp("run")
     one = writer(folder)
@@ -100,7 +100,7 @@ def test_what_types_and_keys_alone_do_not_tell_has_no_shape(data):
 
 
 @given(st.lists(KEYS, min_size=12, max_size=12), NUMBERS, NUMBERS, st.none() | st.integers(0, 9))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25, 60), deadline=None, suppress_health_check=list(HealthCheck))
 def test_keys_that_were_never_there_are_the_same_event_as_the_long_way_makes(
     tmp_path_factory, keys, one_value, other, step
 ):

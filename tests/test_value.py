@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from eventlog.errors import ValueRefused
 from eventlog.value import EXACT, NUMERIC, TYPES, Stored, decode, dumps, encode, loads
-from tests.helpers import bits
+from tests.helpers import bits, examples
 
 NANS = [0x7FF8000000000000, 0x7FF0000000000001, 0xFFF0000000000001, 0x7FF8DEAD0000BEEF]
 LONE = ["\ud800", "a\udfffb", "\ud83d\ude00"]
@@ -199,7 +199,7 @@ TREES = st.recursive(
 
 
 @given(TREES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50, 150), deadline=None)
 def test_any_tree_comes_back_type_and_bits(tree):
     assert equal(loads(dumps(tree)), tree)
     assert equal(there_and_back(tree), tree)

@@ -40,6 +40,8 @@ from replayers.mlflow_names import key_of as key_of_name
 from replayers.positions import Positions
 from replayers.target import Change, Down, Foreign, Rejected, Retry, RunInfo, RunState
 from replayers.to_mlflow import MlflowTarget
+from tests import warm
+from tests.helpers import examples
 from tests.targets.mlflow_server import (
     MlflowServer,
     make_database,
@@ -474,9 +476,9 @@ def test_a_batch_sent_again_whole_in_part_and_out_of_order_changes_nothing(
 
 def test_a_sender_killed_at_any_point_leaves_nothing_double_and_nothing_out(uri: str) -> None:
     run, events = run_info(), steps(0, 240, keys=8)
-    warm = MlflowTarget(uri)
-    warm.open(run)
-    warm.close()  # no connection crosses the fork
+    before = MlflowTarget(uri)
+    before.open(run)
+    before.close()  # no connection crosses the fork
     seen = [0]
     for kill, delay in enumerate((0.0, 0.01, 0.02, 0.04)):
         told, tell = os.pipe()
@@ -707,14 +709,17 @@ def test_writers_are_held_each_by_its_own_tag(
 
 
 def test_an_event_wider_than_a_request_is_held_only_with_its_last_part(
-    sqlite_uri: str, connect: Callable[..., MlflowTarget]
+    sqlite_uri: str, connect: Callable[..., MlflowTarget], repeats: Callable[[int, int], int]
 ) -> None:
     target, run = connect(sqlite_uri), run_info()
     spy = spied(target, run)
     session = target.open(run)
-    wide: Event = (3, T0, 0, "metric", {f"wide/{i}": float(i) for i in range(2000)})
+    keys = repeats(1050, 2000)  # a request takes 1,000
+    wide: Event = (3, T0, 0, "metric", {f"wide/{i}": float(i) for i in range(keys)})
     batch = make_batch([*steps(0, 3), wide, *steps(4, 6)])
-    spy.before = once(LOST, lambda points, *rest: any(p.name == "wide/1950" for p in points))
+    spy.before = once(
+        LOST, lambda points, *rest: any(p.name == f"wide/{keys - 10}" for p in points)
+    )
     with pytest.raises(Retry):
         session.send(batch)
     assert session.held() == Positions.upto("w", 2)
@@ -1203,28 +1208,38 @@ def test_answers_become_the_right_error(
         assert raised.value.after == 17.0
 
 
-def test_importing_needs_no_mlflow_and_delivering_prints_nothing(
-    fresh_database: Path, tmp_path: Path
-) -> None:
+def test_importing_needs_no_mlflow(tmp_path: Path) -> None:
+    code = """
+import sys
+from replayers.to_mlflow import MlflowTarget
+MlflowTarget(sys.argv[1])
+assert "mlflow" not in sys.modules
+"""
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/m.db"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+@pytest.mark.parametrize("start", ["warm", pytest.param("cold", marks=pytest.mark.long)])
+def test_delivering_prints_nothing(start: str, fresh_database: Path, tmp_path: Path) -> None:
     shutil.copy(fresh_database, tmp_path / "m.db")
     code = """
 import sys
 from replayers.target import RunInfo, RunState
 from replayers.to_mlflow import MlflowTarget
 target = MlflowTarget(sys.argv[1])
-assert "mlflow" not in sys.modules
 session = target.open(RunInfo("id", "project", "name", 10**18))
 session.close(RunState("finished", 10**18 + 5))
 target.close()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, f"sqlite:///{tmp_path}/m.db"],
-        capture_output=True,
-        cwd=tmp_path,
-        check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    assert (done.stdout, done.stderr) == (b"", b"")
+    uri = f"sqlite:///{tmp_path}/m.db"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    if start == "warm":
+        done = warm.python(code, uri, imports=warm.MLFLOW, cwd=tmp_path, env=env)
+    else:
+        command = [sys.executable, "-c", code, uri]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     made = {path.name for path in tmp_path.iterdir()}  # MLflow 3.1 makes the artifacts at once
     assert made <= {"m.db", "m.db-wal", "m.db-shm", "m.db.artifacts"}
 
@@ -1273,7 +1288,7 @@ def is_valid(name: str, limit: int) -> bool:
     return len(name) <= limit
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50, 150), deadline=None)
 @given(st.one_of(keys, long_keys), st.sampled_from([64, 120, LIMIT]))
 def test_every_key_has_a_name_that_mlflow_takes_and_that_leads_back(key: str, limit: int) -> None:
     name = name_of(key, limit)
@@ -1284,7 +1299,7 @@ def test_every_key_has_a_name_that_mlflow_takes_and_that_leads_back(key: str, li
     assert set(file_of(key)) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(100, 400), deadline=None)
 @given(st.lists(st.one_of(keys, long_keys), min_size=2, max_size=2, unique=True), st.data())
 def test_no_two_keys_have_the_same_name(pair: list[str], data: st.DataObject) -> None:
     first, second = pair

@@ -37,6 +37,7 @@ from replayers.positions import Positions
 from replayers.target import Down, Foreign, Rejected, Retry, RunInfo, RunState, Unauthorised
 from replayers.to_trackio import TrackioTarget
 from tests import warm
+from tests.helpers import examples
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = 1_767_225_600_000_000_000
@@ -538,7 +539,7 @@ def test_two_projects_that_trackio_takes_for_one_do_not_share_a_database(target,
     assert len(trackio(folder, "print(json.dumps(SQLiteStorage.get_projects()))")) == 3
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50, 150), deadline=None)
 @example("registry:", "registry")
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_projects_run_ids_and_keys_are_renamed_one_to_one(a, b):
@@ -583,7 +584,7 @@ print(json.dumps([canonical_project_name(name) for name in names]))
     assert len(set(given_names)) == len(wanted)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40, 100), deadline=None)
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
 def test_times_are_one_to_one_and_sort_as_text(a, b):
     assert names.parse_time(names.iso_time(a)) == a
