@@ -92,12 +92,18 @@ class Chosen:
         import pyarrow.compute as pc
 
         column = rows.column("key")
-        left_out = [key for key in pc.unique(column).to_pylist() if not self._matches(key)]
+        points = pc.is_in(rows.column("kind"), pa.array((METRIC, SYSTEM), pa.utf8()))
+        keys = pc.unique(column.filter(points)).to_pylist()
+        left_out = [key for key in keys if not self._matches(key)]
         if not left_out:
             return rows
-        points = pc.is_in(rows.column("kind"), pa.array((METRIC, SYSTEM), pa.utf8()))
         gone = pc.and_(points, pc.is_in(column, pa.array(left_out, pa.utf8())))
         return rows.filter(pc.invert(gone))
+
+    @property
+    def nothing(self) -> bool:
+        """Whether metrics were looked at, and none was chosen."""
+        return bool(self._known) and not any(self._known.values())
 
     def _matches(self, key: str) -> bool:
         if key not in self._known:

@@ -45,7 +45,7 @@ from replayers.batches import (
 from replayers.binding import bind, durable_events
 from replayers.compare import Comparer, Difference
 from replayers.durable import Durable
-from replayers.keys import check_keys, only
+from replayers.keys import Chosen, check_keys, only, shown
 from replayers.outcome import DEFAULT_VIEW, Outcome, Progress, Settings, rows_at_once
 from replayers.pace import Pace
 from replayers.positions import Positions
@@ -119,7 +119,7 @@ class Loop:
         self.footprint = footprint(self.folder)
         self.parts = headers(self.folder)
         self.found.run.check(self.folder, self.parts)
-        for name in ("view", "sent"):
+        for name in ("view", "chosen", "sent"):
             vars(self).pop(name, None)
         self._bind()
         self._choose_keys()
@@ -184,6 +184,12 @@ class Loop:
         for writer, gaps in outcome.missing.items():
             ends[writer] = max(ends.get(writer, 0), *(gap.last + 1 for gap in gaps))
         outcome.events = max(sum(ends.values()), outcome.settled)
+        chosen = vars(self).get("chosen")
+        never = all(mark.sent is None for mark in self.cursor.writers.values())
+        if never and isinstance(chosen, Chosen) and chosen.nothing:
+            outcome.notes.append(
+                f"no metric of it so far matches the keys that are sent ({shown(self.cursor.keys)})"
+            )
         outcome.quarantined = sum(len(v) for v in self.cursor.quarantined.values())
         waits = sum(len(v) for v in self.cursor.awaited.values())
         if waits:
@@ -348,9 +354,14 @@ class Loop:
         return view
 
     @functools.cached_property
+    def chosen(self) -> View:
+        """The view without the metrics that the target does not get."""
+        return only(self.view, tuple(self.cursor.keys))
+
+    @functools.cached_property
     def sent(self) -> View:
         """What of the view the target gets."""
-        return Written(self.folder, only(self.view, tuple(self.cursor.keys)))
+        return Written(self.folder, self.chosen)
 
     def _choose_keys(self) -> None:
         """Take the choice of metrics with the first delivery, and refuse another one later."""

@@ -106,6 +106,15 @@ def test_a_sync_that_names_no_keys_goes_on_with_those_of_the_first(
     assert (repaired.repaired, repaired.unexplained) == (0, 0)
 
 
+def test_a_choice_that_no_metric_matches_is_said(found: Found, state: str) -> None:
+    target = MemoryTarget()
+    none = dataclasses.replace(EVERYTHING, keys=("los", "lr"))  # "lr" is a config's
+    outcome = replay(found, target, state, settings=none)
+    said = "no metric of it so far matches the keys that are sent (los, lr)"
+    assert (outcome.settled, outcome.notes) == (outcome.events, [said])
+    assert replay(found, MemoryTarget(), state + "2", settings=SOME).notes == []
+
+
 def test_a_wider_view_sends_no_more_keys(tmp_path: Path, found: Found, state: str) -> None:
     more = attempt(tmp_path, range(15, 30))
     target = MemoryTarget()
