@@ -25,7 +25,7 @@ import os
 from eventlog.errors import FormatError
 from eventlog.files import LOCAL, Files
 from eventlog.footer import Lost, SealedSegment
-from eventlog.forks import forks
+from eventlog.forks import first_fork
 from eventlog.layout import SEALED, ArchivedName, SealedName
 from eventlog.listing import listing
 from eventlog.reader import WriterReader
@@ -115,26 +115,27 @@ def difference(
     """Return how events `begin` to `end` of a file differ from those of another; None if they do
     not.
     """
-    held = [(path, begin, end) for path in (large.path, small.path)]
+    paths = large.path, small.path
     counts = []
-    for path, first, last in held:
-        try:
-            reader = WriterReader(folder, small.writer, start=first, store=files, columns=())
+    try:
+        for path in paths:
+            reader = WriterReader(folder, small.writer, start=begin, store=files, columns=())
             count = 0
             for table in reader.file(os.path.join(folder, path)):
                 seqs = table.column("seq")
-                if seqs[0].as_py() > last:
+                if seqs[0].as_py() > end:
                     break
-                count += min(seqs[-1].as_py(), last) - seqs[0].as_py() + 1
+                count += min(seqs[-1].as_py(), end) - seqs[0].as_py() + 1
             counts.append(count)
-        except FileNotFoundError:
-            return "it vanished"
-        except FormatError as error:
-            return str(error)
-    if counts[0] != counts[1]:
-        return f"{large.path} does not hold all its events"
-    fork = next(iter(forks(folder, small.writer, held, files)), None)
-    return None if fork is None else f"event {fork[2]} differs from that of {large.path}"
+        if counts[0] != counts[1]:
+            return f"{large.path} does not hold all its events"
+        # What cannot be compared is not the same: `forks` would leave it to others to report.
+        seq = first_fork(folder, small.writer, paths, (begin, end), files)
+    except FileNotFoundError:
+        return "it vanished"
+    except FormatError as error:
+        return str(error)
+    return None if seq is None else f"event {seq} differs from that of {large.path}"
 
 
 def _chains(folder: str, writer: str, files: Files) -> list[list[SealedName]]:

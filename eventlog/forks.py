@@ -40,16 +40,26 @@ def forks(
             if first > end:
                 break
             try:
-                seq = _first_fork(folder, writer, (one, other), (first, min(end, last)), store)
+                seq = first_fork(folder, writer, (one, other), (first, min(end, last)), store)
             except (OSError, FormatError):
                 continue  # sealed in this moment, or reported with the file
             if seq is not None:
                 yield one, other, seq
 
 
-def _first_fork(
+def first_fork(
     folder: str, writer: str, names: tuple[str, str], common: tuple[int, int], store: Store
 ) -> int | None:
+    """Return the first of the events `common[0]` to `common[1]` that two files of a writer hold both
+    and differently, None if there is none.
+
+    Raises
+    ------
+    FormatError
+        If one of them is damaged.
+    OSError
+        If one cannot be read.
+    """
     first, last = common
     sides = []
     for name in names:

@@ -14,6 +14,7 @@ import duckdb
 import pytest
 
 import eventlog
+from eventlog import pages
 from eventlog.archive import archived, open_sealed
 from eventlog.archiving import archive
 from eventlog.audit import verify
@@ -428,6 +429,28 @@ def test_salvage_brings_back_what_an_archive_holds_and_names_one_it_cannot_read(
     Path(project(tmp_path / "a"), "sealed", name).unlink()
     done = salvage(folders[1], str(tmp_path / "b" / "project=p" / "run=r1"))
     assert not done.whole and name in done.bad_archives[0]
+
+
+@pytest.mark.parametrize("column", ["seq", "time", "key", "num", "data", "writer"])
+def test_what_a_damaged_archive_repeats_is_kept(column, tmp_path):
+    """An archiving that was killed left the runs' own files; then the archive was damaged."""
+    folders = three(tmp_path)
+    own = {p: p.read_bytes() for f in folders for p in Path(f, "sealed").iterdir()}
+    (name,) = archive(project(tmp_path), folders, unchanged=0).archives
+    for path, content in own.items():
+        path.parent.mkdir()
+        path.write_bytes(content)
+    where = Path(project(tmp_path), "sealed", name)
+    whole = bytearray(where.read_bytes())
+    with open(where, "rb") as file:
+        *_some, page = pages._pages(file, pages.groups(file)[1].columns[column])
+    whole[page.at] ^= 1
+    where.write_bytes(whole)
+    done = archive(project(tmp_path), folders, unchanged=0)
+    assert (done.wrong, done.removed) == (("r1",), 2)
+    (kept,) = Path(folders[1], "sealed").iterdir()
+    assert kept.read_bytes() == own[kept]
+    assert all(same(read(folder), series(6)) for folder in folders)
 
 
 class Unread(Files):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from eventlog import pages
 from eventlog.audit import verify
 from eventlog.compact import compact
 from eventlog.event import digest
@@ -181,6 +182,25 @@ def test_a_file_that_a_larger_one_contradicts_is_kept(tmp_path):
     (tmp_path / "sealed/w0-2-3.parquet").write_bytes(content)
     assert compact(folder).removed == 1
     assert names(tmp_path / "sealed") == ["w0-0-5.parquet"]
+
+
+@pytest.mark.parametrize("column", ["seq", "time", "key", "num", "data", "writer"])
+def test_what_a_damaged_file_repeats_is_kept(column, tmp_path):
+    folder = sealed_in_parts(tmp_path, 6)
+    small = tmp_path / "sealed/w0-2-3.parquet"
+    content = small.read_bytes()
+    compact(folder)
+    small.write_bytes(content)
+    large = tmp_path / "sealed/w0-0-5.parquet"
+    whole = bytearray(large.read_bytes())
+    with open(large, "rb") as file:
+        place = pages.groups(file)[0].columns[column]
+        *_some, page = pages._pages(file, place)
+    whole[page.at] ^= 1
+    large.write_bytes(whole)
+    done = compact(folder)
+    assert (len(done.kept), done.removed) == (1, 0)
+    assert small.read_bytes() == content
 
 
 def test_a_run_reads_the_same_at_every_instant_of_sealing_and_compacting(tmp_path):
