@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     install()
     if options.inside:
         fuzz(options.surfaces[0], options)
-    from tests.faults.hostile import SURFACES
+    from tests.faults.surfaces import SURFACES
 
     names = options.surfaces or list(SURFACES)
     unknown = [name for name in names if name not in SURFACES]
@@ -85,8 +85,8 @@ def fuzz(name: str, options: argparse.Namespace) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["eventlog"]):
-        from tests.faults import hostile
-    surface = hostile.SURFACES[name]
+        from tests.faults import surfaces
+    surface = surfaces.SURFACES[name]
     corpus, found = KEPT / "corpus" / name, KEPT / "found"
     corpus.mkdir(parents=True, exist_ok=True)
     found.mkdir(parents=True, exist_ok=True)
@@ -98,10 +98,10 @@ def fuzz(name: str, options: argparse.Namespace) -> None:
     def change(data: bytes, largest: int, seed: int) -> Any:
         """Change an input as atheris would, or as one who knows frames; then mend it."""
         rng.seed(seed)
-        data = atheris.Mutate(data, largest) if rng.random() < 0.5 else hostile.change(data, rng)
+        data = atheris.Mutate(data, largest) if rng.random() < 0.5 else surfaces.change(data, rng)
         return (surface.mend(data) if rng.random() < 0.8 else data)[:largest]
 
-    hostile.limit_memory(options.megabytes)
+    surfaces.limit_memory(options.megabytes)
     flags = {
         "max_total_time": options.seconds,
         "max_len": LARGEST,

@@ -6,7 +6,7 @@ bytes, so that changes get past them; and `read`, which reads an input as the pa
 may refuse an input (`EventlogError`, or `ValueError` of a value) and nothing else, takes bounded
 memory, and what it does give must agree with itself.
 
-``tools/fuzz`` looks for inputs that break this, guided by coverage; `slice_of` is the small part
+``tools/fuzz`` looks for inputs that break this, guided by coverage; `surfaces.slice_of` is the small part
 that every test run does, and what was found once is in ``tests/faults/found``.
 """
 
@@ -18,9 +18,7 @@ import io
 import itertools
 import json
 import os
-import random
 import re
-import resource
 import struct
 import tempfile
 import zlib
@@ -427,82 +425,3 @@ def _ledgers() -> list[bytes]:
     fields = {"writer": "w0", "first": 0, "last": 3, "time": 4, "kind": "x"}
     told = [event(n, fields, None, kind="delivery") for n in range(3)]
     return [segment_bytes(told, header("w0"), end=True)[0]]
-
-
-SURFACES: dict[str, Surface] = {
-    "value": Surface(_values, read_value),
-    "frame": Surface(_frames, read_frame),
-    "segment": Surface(_segments, read_segment, mend_segment),
-    "run": Surface(_runs, read_run, mend_run),
-    "sealed": Surface(_sealed_files, read_sealed, mend_sealed),
-    "sealing": Surface(lambda: _runs()[:2], read_sealing, mend_run),
-    "compacting": Surface(_small_files, read_compacting, mend_run),
-    "salvaging": Surface(lambda: _runs() + _small_files(), read_salvaging, mend_run),
-    "cursor": Surface(_cursors, lambda data: read_cursor(mend_cursor(data))),
-    "ledger": Surface(_ledgers, read_ledger, mend_segment),
-    "run-file": Surface(lambda: [runfile.RunFile("run-1", "p", "n").to_bytes()], read_run_file),
-    "blob": Surface(lambda: [b"a" * 64 + b"x", b"../" * 21 + b"a"], read_blob),
-}
-
-
-# ------------------------------------------------------------------------------ without a guide
-
-#: Numbers that length fields are tried with.
-ODD = [0, 1, -1, 7, 8, 255, 2**15, 2**31 - 1, -(2**31), 2**31, 2**32 - 1, 2**62, 2**63 - 1]
-
-
-def change(data: bytes, rng: random.Random, other: bytes = b"") -> bytes:
-    """Return the bytes changed at a few places."""
-    out = bytearray(data)
-    for _ in range(rng.choice([1, 1, 1, 2, 4, 8])):
-        at = rng.randrange(len(out) + 1)
-        how = rng.randrange(8)
-        if how == 0 and at < len(out):
-            out[at] ^= 1 << rng.randrange(8)
-        elif how == 1:
-            out[at : at + 1] = rng.randbytes(1)
-        elif how == 2:  # an aligned number
-            kind = rng.choice(["<q", "<i", "<h"])
-            size = struct.calcsize(kind)
-            at -= at % size
-            number = rng.choice(ODD) % 2 ** (8 * size)
-            out[at : at + size] = number.to_bytes(size, "little")
-        elif how == 3:
-            del out[at : at + rng.choice([1, 8, 64, 640])]
-        elif how == 4:
-            out[at:at] = out[at : at + rng.choice([1, 8, 64, 640])]
-        elif how == 5:
-            size = rng.choice([1, 8, 64, 512])
-            out[at : at + size] = bytes(len(out[at : at + size]))
-        elif how == 6 and other:
-            start = rng.randrange(len(other))
-            out[at:at] = other[start : start + rng.choice([8, 64, 640, 2000])]
-        elif how == 7:
-            del out[at:]
-    return bytes(out)
-
-
-def slice_of(name: str, seed: int, count: int, megabytes: int = 600) -> None:
-    """Read `count` changed inputs of a surface, in a process that may take so much more memory;
-    raise what reading must not raise, and name the input that does it.
-    """
-    surface, rng = SURFACES[name], random.Random(seed)
-    first = surface.first()
-    for data in first:
-        surface.read(data)
-    limit_memory(megabytes)
-    for _ in range(count):
-        data = change(rng.choice(first), rng, rng.choice(first))
-        if rng.random() < 0.8:
-            data = surface.mend(data)
-        try:
-            surface.read(data)
-        except Exception as error:
-            raise AssertionError(f"{name}: {error!r} for {data!r}") from error
-
-
-def limit_memory(megabytes: int) -> None:
-    """Let this process take only so much more memory than it has."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + megabytes * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))

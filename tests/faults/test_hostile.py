@@ -16,7 +16,7 @@ from eventlog.cli import main
 from eventlog.errors import EventlogError
 from eventlog.event import Event, Row
 from eventlog.files import Files
-from tests.faults import hostile
+from tests.faults import hostile, surfaces
 from tests.helpers import header, put, run_in, segment_bytes, series
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,15 +25,17 @@ COUNTS = {
     "run": 40,
     "sealing": 25,
     "compacting": 25,
+    "archive": 40,
+    "archiving": 12,
     "salvaging": 25,
     "sealed": 300,
     "segment": 500,
     "ledger": 200,
 }
-IN_BOUNDS = "import sys\nfrom tests.faults import hostile\nhostile.slice_of({!r}, 1, {})"
+IN_BOUNDS = "import sys\nfrom tests.faults import surfaces\nsurfaces.slice_of({!r}, 1, {})"
 
 
-@pytest.mark.parametrize("name", hostile.SURFACES)
+@pytest.mark.parametrize("name", surfaces.SURFACES)
 def test_changed_bytes_with_good_checksums_are_read_or_refused_in_bounded_memory(name, repeats):
     program = IN_BOUNDS.format(name, COUNTS.get(name, 3000) // repeats(2, 1))
     done = subprocess.run(
@@ -45,16 +47,16 @@ def test_changed_bytes_with_good_checksums_are_read_or_refused_in_bounded_memory
 @pytest.mark.parametrize("path", sorted(hostile.FOUND.glob("*-*")), ids=lambda path: path.name)
 def test_what_was_found_once_is_read_or_refused(path):
     name = path.name.rpartition("-")[0]
-    hostile.SURFACES[name].read(path.read_bytes())
+    surfaces.SURFACES[name].read(path.read_bytes())
 
 
 def test_the_changes_get_past_the_checksums():
-    surface = hostile.SURFACES["segment"]
+    surface = surfaces.SURFACES["segment"]
     (whole, *_) = surface.first()
     raw = bytearray(whole)
     raw[-20] ^= 1
     assert surface.mend(bytes(raw)) != bytes(raw)
-    run = hostile.SURFACES["run"]
+    run = surfaces.SURFACES["run"]
     assert all(run.mend(data) == data for data in run.first())
 
 
