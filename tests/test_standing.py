@@ -14,6 +14,7 @@ import pytest
 import eventlog
 from eventlog.cli.main import run as cli
 from eventlog.reader import WriterReader
+from replayers import replay
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +144,20 @@ def test_the_ledger_is_shown_of_a_run_by_name(
     assert sum(entry["points"] for entry in deliveries) == 10
     table = status(capsys, "id1", "--ledger")
     assert "points, read back" in table
+
+
+def test_a_sync_with_nothing_to_do_looks_at_each_run_once(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = ["sync", str(journal), "--to", "memory:once", "--json"]
+    assert cli(sync) == 0
+    looked: list[str] = []
+
+    def footprint(folder: str) -> str:
+        looked.append(folder)
+        return plain(folder)
+
+    plain = replay.footprint
+    monkeypatch.setattr(replay, "footprint", footprint)
+    assert cli(sync) == 0
+    assert len(looked) == len(set(looked)) == 3
