@@ -68,6 +68,7 @@ TOGETHER = {
 
 #: The same for tests of other files, by how their names begin.
 TOGETHER_WITH = {
+    "tests/test_keys.py::test_only_the_chosen_metrics_arrive_and_everything_else_of_the_run[mlflow": "mlflow",
     "tests/test_widening.py::test_a_lost_state_and_a_wider_view_send_what_mlflow": "mlflow",
     "tests/test_widening.py::test_a_wider_view_sends_what_the_narrower_one_left_out_and_once[mlflow": "mlflow",
 }

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
+
 from eventlog import frame as frames
 from eventlog.event import Event, Row, make_rows
 from eventlog.files import Files
@@ -24,6 +26,12 @@ NOW = 1_767_225_600_000_000_000
 def examples(part: int, full: int) -> int:
     """Return how many random examples a test tries: a slice, or with ``--long`` all."""
     return full if "--long" in sys.argv else part
+
+
+def sliced(values: Iterable[Any], every: int) -> list[Any]:
+    """Return parameters of which each `every`-th runs always, and the others with ``--long``."""
+    long = pytest.mark.long
+    return [v if not n % every else pytest.param(v, marks=long) for n, v in enumerate(values)]
 
 
 def bits(value: float) -> bytes:

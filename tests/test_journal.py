@@ -207,7 +207,7 @@ def recovered(folder, one):
 
 @pytest.mark.parametrize("level", ["os", "group", "sync"])
 @pytest.mark.parametrize("error", [ENOSPC, EIO])
-@pytest.mark.parametrize("short", [None, 0, 100])
+@pytest.mark.parametrize("short", [None, 100, pytest.param(0, marks=pytest.mark.long)])
 def test_a_write_that_fails_at_any_index_loses_nothing(level, error, short, tmp_path):
     """Short first, then the error, as a disk does that fills up."""
     for n in itertools.count(1):

@@ -25,6 +25,7 @@ from replayers.positions import Positions
 from replayers.replay import Outcome, Replayer, Settings, replay, run_info
 from replayers.target import Change, Down, Rejected, Retry, RunInfo
 from replayers.to_memory import MemorySession, MemoryTarget
+from tests.helpers import sliced
 from tests.model import rows_of
 
 QUICK = Settings(batch_rows=7, tries=3, backoff=(0.0, 0.001))
@@ -96,7 +97,7 @@ def test_everything_arrives_once_and_a_second_sync_asks_nothing(found: Found, st
 
 
 @pytest.mark.parametrize("when", ["before", "half", "after"])
-@pytest.mark.parametrize("call", range(1, 12))
+@pytest.mark.parametrize("call", sliced(range(1, 12), 3))
 def test_a_failure_at_any_send_is_tried_again(
     found: Found, state: str, when: str, call: int
 ) -> None:
@@ -110,7 +111,7 @@ class Dead(BaseException):
 
 
 @pytest.mark.parametrize("when", ["before", "half", "after"])
-@pytest.mark.parametrize("call", range(1, 12))
+@pytest.mark.parametrize("call", sliced(range(1, 12), 3))
 def test_death_at_any_send_and_a_second_sync_ends_exact(
     found: Found, state: str, when: str, call: int
 ) -> None:
@@ -121,7 +122,7 @@ def test_death_at_any_send_and_a_second_sync_ends_exact(
     check(found, target)
 
 
-@pytest.mark.parametrize("operation", range(1, 40))
+@pytest.mark.parametrize("operation", sliced(range(1, 40), 4))
 def test_death_at_any_write_of_the_state_ends_exact(
     found: Found, state: str, operation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

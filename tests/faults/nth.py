@@ -181,8 +181,8 @@ def reading_survives(folder: str, name: str, store: FailingStore) -> list[str]:
     return [f"read {found} and said nothing"]
 
 
-def reading_everywhere(error: int, lasting: int) -> tuple[int, list[str]]:
-    """Fail every call of reading, live and sealed, until none failed."""
+def reading_everywhere(error: int, lasting: int, every: int = 1) -> tuple[int, list[str]]:
+    """Fail every call of reading, or every so many-th, live and sealed, until none failed."""
     count, broken = 0, []
     with tempfile.TemporaryDirectory() as folder:
         one = Writer(folder, "r", {}, options=Options("os", segment_bytes=2_000))
@@ -192,7 +192,7 @@ def reading_everywhere(error: int, lasting: int) -> tuple[int, list[str]]:
         for live in (True, False):
             if not live:
                 seal(folder)
-            for n in itertools.count(1):
+            for n in itertools.count(1, every):
                 store = FailingStore(error, n, lasting)
                 broken += [f"call {n}: {x}" for x in reading_survives(folder, one.name, store)]
                 if store.calls < n:
@@ -205,13 +205,15 @@ LEVELS = ("group", "sync", "memory", "os", "seal")
 
 
 def everywhere(
-    kind: str, error: int, lasting: int, levels: tuple[str, ...] = LEVELS
+    kind: str, error: int, lasting: int, levels: tuple[str, ...] = LEVELS, every: int = 1
 ) -> tuple[int, list[str]]:
-    """Fail call 1, 2, 3 ... of a kind until none failed; return how many, and what was broken."""
+    """Fail call 1, 2, 3 ... of a kind until none failed, or every so many-th; return how many, and
+    what was broken.
+    """
     count = 0
     broken: list[str] = []
     for level in levels:
-        for n in itertools.count(1):
+        for n in itertools.count(1, every):
             files = faulty(kind, error, n, lasting)
             with tempfile.TemporaryDirectory() as folder:
                 if level == "seal":

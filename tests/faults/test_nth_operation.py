@@ -10,11 +10,11 @@ from tests.faults import calls, nth, scenes
 
 
 @pytest.mark.parametrize("kind", nth.KINDS)
-def test_a_call_that_fails_at_any_index_loses_nothing_durable(kind):
+def test_a_call_that_fails_at_any_index_loses_nothing_durable(kind, repeats):
     turn = nth.KINDS.index(kind)
     error = nth.ERRORS[turn % len(nth.ERRORS)]
     levels = ("group", "memory", "seal") if kind != "any" else ("group", "seal")
-    count, broken = nth.everywhere(kind, error, 1 + 2 * (turn % 2), levels)
+    count, broken = nth.everywhere(kind, error, 1 + 2 * (turn % 2), levels, repeats(3, 1))
     assert broken == []
     assert count or kind in ("remove", "length")
 
@@ -30,10 +30,11 @@ def test_a_sync_that_fails_at_any_index_with_any_error_loses_nothing_durable(err
 
 @pytest.mark.parametrize("error", nth.ERRORS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("lasting", [1, pytest.param(3, marks=pytest.mark.long), 100])
-def test_reading_says_so_when_a_call_fails_at_any_index(error, lasting):
-    count, broken = nth.reading_everywhere(error, lasting)
+def test_reading_says_so_when_a_call_fails_at_any_index(error, lasting, repeats):
+    every = repeats(3, 1)
+    count, broken = nth.reading_everywhere(error, lasting, every)
     assert broken == []
-    assert count > 20
+    assert count > 20 // every
 
 
 #: Scenes that make many calls, three runs each time.
@@ -55,7 +56,7 @@ def test_what_a_user_calls_survives_a_call_that_fails_at_any_index(name, lasting
 
 
 @pytest.mark.parametrize("name", ["log", "finish", "init again"])
-def test_no_memory_at_any_call_ends_no_training(name):
-    count, broken = scenes.everywhere(name, "group", None, 1, first=2, step=4)
+def test_no_memory_at_any_call_ends_no_training(name, repeats):
+    count, broken = scenes.everywhere(name, "group", None, 1, first=2, step=repeats(11, 4))
     assert broken == []
     assert count
