@@ -6,6 +6,7 @@ content logged twice is kept once and a copy can be checked without the journal.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,9 @@ from eventlog.layout import BLOBS, is_blob
 #: Values of more bytes than this are kept as blobs.
 INLINE = 2**20
 _PART = 4 * 2**20
+#: A blob of more bytes is kept, copied and verified, and never taken into memory: a stranger's
+#: journal may have one of any size.
+MOST = 256 * 2**20
 
 
 class NoRoom(OSError):
@@ -74,18 +78,24 @@ def put_again(paths: Iterable[str], files: Files = LOCAL) -> None:
         files.write_whole(path, data)
 
 
-def get(folder: str, digest: str, store: Store = LOCAL) -> bytes:
-    """Return a blob's bytes.
+def get(folder: str, digest: str, store: Store = LOCAL, *, most: int | None = MOST) -> bytes:
+    """Return a blob's bytes; at most so many are taken into memory.
 
     Raises
     ------
     IntegrityError
-        If it is missing, or its bytes are not those it is named after.
+        If it is missing, is larger, or its bytes are not those it is named after.
     """
     if not is_blob(digest):  # a journal from a stranger may name any path
         raise IntegrityError(f"{digest[:80]!r} names no blob", on=folder)
     path = os.path.join(folder, BLOBS, digest)
-    data = b"".join(_parts(path, store))
+    with _told(path):
+        size = store.size(path)
+        if most is not None and size > most:
+            text = f"a blob of {size:,} bytes is too large to be read: at most {most:,} are"
+            raise IntegrityError(text, on=path)
+        with store.open(path) as file:
+            data = file.read(size + 1)  # and no more if it grows: that is another one
     _compare(hashlib.sha256(data).hexdigest(), digest, path)
     return data
 
@@ -102,10 +112,16 @@ def check(folder: str, digest: str, store: Store = LOCAL) -> None:
 
 
 def _parts(path: str, store: Store) -> Iterator[bytes]:
+    with _told(path), store.open(path) as file:
+        while part := file.read(_PART):
+            yield part
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Raise `IntegrityError` for a blob that the disk does not give."""
     try:
-        with store.open(path) as file:
-            while part := file.read(_PART):
-                yield part
+        yield
     except OSError as error:
         raise IntegrityError(
             f"a blob cannot be read ({error.strerror})",

@@ -172,7 +172,7 @@ def _copy_blobs(folder: str, target: str, files: Files) -> tuple[int, int, tuple
             continue
         there = files.exists(os.path.join(target, BLOBS, name))
         try:
-            data = blobs.get(target if there else folder, name, files)
+            data = blobs.get(target if there else folder, name, files, most=None)
         except IntegrityError:
             bad.append(name)
             continue
