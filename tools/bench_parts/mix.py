@@ -48,7 +48,9 @@ def _column(i: int, at: Any, random: Any, decay: bool) -> Any:
     return np.round(random.gamma(2, 1, len(at)), 3)
 
 
-def journal(folder: str, count: int, metrics: int = METRICS, *, decay: bool = True) -> str:
+def journal(
+    folder: str, count: int, metrics: int = METRICS, *, decay: bool = True, run: str = "mix"
+) -> str:
     """Write a run of so many steps into a journal, closed and not sealed; return its folder."""
     import numpy as np
 
@@ -58,12 +60,12 @@ def journal(folder: str, count: int, metrics: int = METRICS, *, decay: bool = Tr
     from eventlog.layout import run_folder
     from eventlog.runfile import RunFile, claim
 
-    run = RunFile(id="mix", project="bench", name="mix")
-    path = run_folder(os.path.abspath(folder), run.project, run.id)
+    told = RunFile(id=run, project="bench", name="mix")
+    path = run_folder(os.path.abspath(folder), told.project, told.id)
     LOCAL.make_folder(path)
-    claim(path, run)
-    identity = {"project": run.project, "name": run.name}
-    writer = Writer(path, run.id, identity, options=Options(durability="os"))
+    claim(path, told)
+    identity = {"project": told.project, "name": told.name}
+    writer = Writer(path, told.id, identity, options=Options(durability="os"))
     now = _EPOCH
     for first in range(0, count, _AT_ONCE):
         data = steps(min(_AT_ONCE, count - first), metrics, first=first, decay=decay)
