@@ -568,11 +568,14 @@ one.finish()
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    kept = [step for step, _ in metrics(str(tmp_path / "journal"))]
+    logged = metrics(str(tmp_path / "journal"))
+    kept = [step for step, _ in logged]
     assert kept == [*range(201), 201, 202]  # what waited was written when there was room
+    (reference,) = [values["val/generations"] for step, values in logged if step == 200]
+    assert table(reference, str(tmp_path / "journal")).data[0][0] == "a" * 5000
     warned = [line for line in done.stderr.splitlines() if "could not" in line or "cannot" in line]
-    assert len(warned) == 2, warned  # one of the disk; one of the table, which is not kept back
-    assert "null was kept in its place" in warned[1]
+    assert len(warned) == 2, warned  # one of the segment, one of the disk
+    assert "wait in memory" in warned[1]
 
 
 def test_a_logger_that_outlives_the_plug_in_says_nothing_while_python_ends(tmp_path: Path) -> None:
