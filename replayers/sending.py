@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 
 from eventlog.catalog import Found
@@ -107,5 +108,9 @@ def seal_unsettled(item: Found, streams: Sequence[tuple[Stream, Lane]]) -> None:
         seal(item.folder)
     except (OSError, EventlogError) as error:
         say(f"{item.label}: not sealed ({error})")
+    except Exception as error:  # one run holds up no others
+        if os.environ.get("EVENTLOG_DEBUG"):
+            traceback.print_exc()
+        say(f"{item.label}: not sealed; this is a bug: {type(error).__name__}: {error}")
     for stream, _lane in streams:
         stream.wake()

@@ -13,6 +13,7 @@ import pytest
 
 import eventlog
 from eventlog.catalog import Found, find_all
+from eventlog.cli.main import run as run_command
 from eventlog.errors import AuthenticationError, IntegrityError, UsageError
 from replayers import lane as module
 from replayers.compare import compare
@@ -387,3 +388,19 @@ def test_a_target_that_cannot_be_made_again_ends_no_thread(tmp_path: Path) -> No
     worker.join(30)
     assert not worker.is_alive()
     assert [stream.exit_code for stream in lane.streams()] == [0, 2, 2]
+
+
+def test_a_run_whose_sealing_breaks_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(folder: str) -> None:
+        raise LookupError("of a kind that nobody thought of")
+
+    for name in ("a", "b"):
+        with eventlog.init("p", name, id=name, dir=tmp_path / "j", quiet=True) as run:
+            run.log({"x": 1.0}, step=0)
+    monkeypatch.setattr("eventlog.seal.seal", broken)
+    assert run_command(["sync", str(tmp_path / "j"), "--to", "memory"]) == 0
+    told = capsys.readouterr()
+    assert told.err.count("not sealed; this is a bug: LookupError") == 2
+    assert "Traceback" not in told.err
