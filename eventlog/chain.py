@@ -187,24 +187,23 @@ class Chain:
             self._move(frame, error)
 
     def _put_file(self, segment: SegmentWriter, frame: bytes) -> None:
-        self.writing = (segment, segment.size + len(frame), self.seq, frame)
+        seq = self.seq
+        self.writing = (segment, segment.size + len(frame), seq, frame)
         try:
             segment.append(frame)
         except OSError:
             self.writing = None
             raise
-        self._written(self.seq, frame)
-        self.writing = None
-
-    def _written(self, seq: int, frame: bytes) -> None:
         self.seq = seq + 1
-        if self._remembers and (not self._tail or self._tail[-1][0] <= seq):
-            self._remember(self.seq, frame)
+        if self._remembers:
+            self._remember(seq + 1, frame)
+        self.writing = None
 
     def _remember(self, end: int, frame: bytes) -> None:
         """Keep a frame until all events before `end` are durable, or memory is full."""
-        self._tail.append((end, frame))
+        # In this order: an exception from outside comes behind a call, and so behind both.
         self.tail_bytes += len(frame)
+        self._tail.append((end, frame))
         while self.tail_bytes > self._options.memory_bytes:
             self.tail_bytes -= len(self._tail.popleft()[1])
 
@@ -221,7 +220,9 @@ class Chain:
             length = -1
         if length == end:
             segment.size = end
-            self._written(seq, frame)
+            self.seq = seq + 1
+            if self._remembers and (not self._tail or self._tail[-1][0] <= seq):
+                self._remember(self.seq, frame)
         if length in (end, end - len(frame)):
             segment.broken = False
         self.writing = None
@@ -301,8 +302,9 @@ class Chain:
     def advance(self, synced: int, durable: int) -> None:
         """Note up to where events survive a power cut, without and with their blobs."""
         self.synced = max(self.synced, synced)
-        while self._tail and self._tail[0][0] <= self.synced:
-            self.tail_bytes -= len(self._tail.popleft()[1])
+        kept = deque([kept for kept in self._tail if kept[0] > self.synced])
+        size = sum([len(frame) for _end, frame in kept])
+        self._tail, self.tail_bytes = kept, size
         if durable <= self.durable:
             return
         self.durable = durable

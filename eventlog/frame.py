@@ -82,18 +82,24 @@ def schema() -> pa.Schema:
 
 
 class Encoder:
-    """Makes the frames of one segment. `seed` is the checksum of the segment's header."""
+    """Makes the frames of one segment. `seed` is the checksum of the segment's header.
+
+    Attributes
+    ----------
+    stamp:
+        The durable mark as frames hold it: another object for each mark, and for each encoder.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._mark = 0
-        self._durable = _DURABLE % 0
+        self.stamp = _DURABLE % 0
 
     def mark(self, durable: int) -> None:
         """Note that the events before seq `durable` survive a power cut."""
         if durable != self._mark:
             self._mark = durable
-            self._durable = _DURABLE % durable
+            self.stamp = _DURABLE % durable
 
     def event(self, event: Event) -> bytes:
         """Return the frame of any event.
@@ -119,9 +125,15 @@ class Encoder:
 
     def finish(self, start: bytes, rest: bytes) -> bytes:
         """Return a frame: `start` ends before the durable mark, `rest` begins behind the checksum."""
-        head = start + self._durable
-        crc = zlib.crc32(rest, zlib.crc32(head, self.seed))
-        return b"%b%08x%b" % (head, crc, rest)
+        head, crc = self.begin(start)
+        return b"%b%08x%b" % (head, zlib.crc32(rest, crc), rest)
+
+    def begin(self, start: bytes) -> tuple[bytes, int]:
+        """Return a frame's beginning up to its checksum, and the checksum so far; both hold as
+        long as `stamp` is the same object.
+        """
+        head = start + self.stamp
+        return head, zlib.crc32(head, self.seed)
 
 
 _INT64 = struct.Struct("<q")

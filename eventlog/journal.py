@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import threading
 import time as clock
@@ -40,7 +41,7 @@ from eventlog.frame import prove
 from eventlog.identity import process, random_writer
 from eventlog.intake import take
 from eventlog.options import GROUP_BYTES, LEVELS, Options
-from eventlog.segment import Header, SegmentWriter
+from eventlog.segment import Header
 from eventlog.shape import Fitted, Shape
 from eventlog.shapes import Shapes
 
@@ -105,6 +106,7 @@ class Writer:
         self._files = files
         self._tell = warn
         self._commits = self.options.commits
+        self._syncs = self.options.durability == "sync"
         self._shapes = Shapes()
         self._reset(random_writer(), None)
         Header(run, self.name, 0, 0, self._identity).to_bytes()  # too long a name is found here
@@ -121,7 +123,8 @@ class Writer:
         self._later: deque[str | None] = deque()
         self._warn: Callable[[str], None] = self._later.append
         self._last: tuple[Last, int] | None = None
-        self._armed = False
+        self._armed = not self._commits  # whether a commit is to come, or none is wanted
+        self._hurry_at: float = GROUP_BYTES  # that many bytes of the tail hurry it
         self._identity = {**self._identity, **process(), "parent_writer": parent}
         self._chain = Chain(
             self.folder, self.run, name, self._identity, self.options, self._files, self._warn
@@ -178,21 +181,9 @@ class Writer:
         now = clock.time_ns() if time is None else time
         shape, fitted, signature, values = self._shapes.find(kind, data, step)
         if shape is not None and fitted is not None:
-            try:
-                with self._lock:
-                    fast = not (
-                        self._inside
-                        or self._closed
-                        or self._chain.writing
-                        or self._backlog.bytes
-                        or self._backlog.dropped.events
-                    )
-                    seq = self._append_shape(shape, now, step, fitted, kind, data) if fast else None
-            finally:
-                if self._later:
-                    self._do_later()
-            if fast:
-                return seq if self.options.durability != "sync" else self._synced(seq)
+            done = self._append_fitted(shape, fitted, step, now)
+            if done is not None:
+                return self._synced(done) if self._syncs else done
         taken = take(kind, data, functools.partial(self.put_blob, time=now, step=step))
         if taken.twice:
             self._warn(f"keys given twice in one call keep their last value: {taken.twice[:3]}")
@@ -212,32 +203,42 @@ class Writer:
                 self._run_commit(eager=False)
         return seq
 
-    def _append_shape(
-        self,
-        shape: Shape,
-        now: int,
-        step: int | None,
-        fitted: Fitted,
-        kind: str,
-        data: Mapping[str, Any],
+    def _append_fitted(
+        self, shape: Shape, fitted: Fitted, step: int | None, time: int
     ) -> int | None:
-        self._inside = True
-        chain = self._chain
+        """Append an event of a known shape and return its seq. None on a bad day, or in the middle
+        of another append: it must go the general way, which knows what to do. Nearly every event
+        goes this way, so it makes few calls.
+        """
         try:
-            if self._closed:
-                self._must_be_open()
-            segment = chain.open()
-            self._put(segment, shape.frame(segment.encoder, chain.seq, now, step, fitted))
-            return chain.seq - 1
-        except OSError as error:
-            chain.failed(error)
-            rows = take(kind, data, self.put_blob).rows
-            self._backlog.add(Pending(now, step, tuple(rows)))
-            return None
+            with self._lock:
+                if self._inside:
+                    return None
+                self._inside = True
+                try:
+                    chain, backlog = self._chain, self._backlog
+                    if self._closed or chain.writing or backlog.bytes or backlog.dropped.events:
+                        return None
+                    seq = chain.seq
+                    segment = chain.open()
+                    chain.put(segment, shape.frame(segment.encoder, seq, time, step, fitted))
+                    if (
+                        not self._armed
+                        or chain.tail_bytes > self._hurry_at
+                        or chain.error is not None
+                    ):
+                        self._has_put()
+                    return seq
+                except OSError as error:
+                    self._chain.failed(error)
+                    return None
+                finally:
+                    self._inside = False
+                    if self._deferred:
+                        self._take_deferred()
         finally:
-            self._inside = False
-            if self._deferred:
-                self._take_deferred()
+            if self._later:
+                self._do_later()
 
     def put_blob(self, data: bytes, *, time: int | None = None, step: int | None = None) -> str:
         """Keep bytes beside the segments and return their SHA-256; log an event that names them
@@ -295,7 +296,7 @@ class Writer:
                 self._do_later()
         if self._backlog.blobs and self.options.durability == "os":  # no commit does it
             self._place_blobs(eager=False)
-        return seq if self.options.durability != "sync" else self._synced(seq)
+        return self._synced(seq) if self._syncs else seq
 
     def _must_be_open(self) -> None:
         if self._closed:  # by a handler that came a moment ago, perhaps
@@ -326,18 +327,20 @@ class Writer:
         frame = segment.encoder.event(numbered)
         if not chain.seq:  # once a writer: later shapes are proven against this way of making them
             prove(frame, numbered)
-        self._put(segment, frame)
+        chain.put(segment, frame)
+        self._has_put()
         return chain.seq - 1
 
-    def _put(self, segment: SegmentWriter, frame: bytes) -> None:
+    def _has_put(self) -> None:
+        """Look after what a frame in the segment may change."""
         chain = self._chain
-        chain.put(segment, frame)
         if chain.error is not None and not self._backlog and self.options.durability != "memory":
             chain.error = None
         if self._commits:
             if not self._armed:
                 self._arm()
-            if chain.tail_bytes > GROUP_BYTES and clock.monotonic() >= self._commit.after:
+            if chain.tail_bytes > self._hurry_at and clock.monotonic() >= self._commit.after:
+                self._hurry_at = math.inf
                 self._background.hurry()
 
     @contextlib.contextmanager
@@ -429,12 +432,15 @@ class Writer:
     def _commit_all(self, *, names: bool) -> None:
         while self._drained_some():  # the lock is let go of in between
             pass
+        self._hurry_at = math.inf  # what is being synced hurries nobody
         try:
             self._commit.sync(self._flush, self._backlog.bound, names=names)
         except JournalError:
-            if self.options.commits and not self._closed:
+            if self._commits and not self._closed:
                 self._arm()
             raise
+        finally:
+            self._hurry_at = GROUP_BYTES
         with self._lock:
             chain = self._chain
             waiting = len(self._backlog) + len(chain.rewrite)
@@ -459,7 +465,7 @@ class Writer:
 
     def _flush(self) -> None:
         """Bring buffered and waiting events to the segment, as far as it can take them."""
-        self._armed = False
+        self._armed = not self._commits
         self._chain.settle()
         with self._busy():
             try:

@@ -20,7 +20,7 @@ from typing import Any
 from eventlog import event as words
 from eventlog import resume, runfile
 from eventlog.errors import EventlogError, JournalError, ValueRefused
-from eventlog.event import Row, make_rows, whole_step
+from eventlog.event import METRIC, STEP_MAX, STEP_MIN, Row, make_rows, whole_step
 from eventlog.files import LOCAL
 from eventlog.journal import Health, Options, Writer
 from eventlog.layout import run_folder
@@ -120,10 +120,8 @@ class Run:
         if writer is None:
             return None
         try:
-            plain = type(step) is int and words.STEP_MIN <= step <= words.STEP_MAX
-            if step is not None and not plain:
-                step = self._step(step)
-            return writer.append(words.METRIC, data, step)
+            plain = step is None or (type(step) is int and STEP_MIN <= step <= STEP_MAX)
+            return writer.append(METRIC, data, step if plain else self._step(step))
         except EventlogError as error:
             self._trouble(error)
         except Exception as error:  # a hostile value must not end a training run

@@ -218,9 +218,10 @@ class SegmentWriter:
 
     def append(self, data: bytes) -> None:
         """Write in one call; raise `OSError` if not everything went in."""
+        size = len(data)
         try:
             done = self.files.write(self._fd, data)
-            while done < len(data):
+            while done < size:
                 more = self.files.write(self._fd, memoryview(data)[done:])
                 if more <= 0:
                     raise OSError(28, "nothing more could be written", self.path)
@@ -228,7 +229,7 @@ class SegmentWriter:
         except BaseException:
             self.broken = True
             raise
-        self.size += len(data)
+        self.size += size
 
     def sync(self) -> None:
         """Make what was appended survive a power cut. A sync that failed once fails for ever: a

@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any
+from zlib import crc32
 
 from eventlog.blobs import INLINE
 from eventlog.event import Event, Row
@@ -37,11 +38,9 @@ _NARROW = ("float32", "float16")
 _MOST_HEADS = 64
 
 
-class Fitted(NamedTuple):
-    """The values of a call as a shape stores them: `numbers`, and what lies beside them."""
-
-    numbers: Sequence[Any]
-    beside: Any = None
+#: The values of a call as a shape stores them: the numbers; from the shapes that store more, the
+#: numbers and what lies beside them. Whoever holds one only hands it to the shape's `frame`.
+Fitted = Sequence[Any]
 
 
 class Shape:
@@ -49,7 +48,10 @@ class Shape:
     numbers: everything but seq, time, step and the numbers themselves.
     """
 
-    __slots__ = ("count", "exact", "head", "middle", "narrow", "pack", "stepless", "tail")
+    __slots__ = (
+        *("_crc", "_stamp", "_start"),
+        *("count", "exact", "free", "head", "middle", "narrow", "pack", "stepless", "tail"),
+    )
 
     def __init__(self, rows: Sequence[Row], *, with_step: bool) -> None:
         probe = lay_out(rows, 0, 0, 0 if with_step else None)
@@ -59,11 +61,13 @@ class Shape:
         self.middle = probe.body[keys:numbers]
         self.tail = probe.body[rest:]
         self.pack = struct.Struct(f"<{len(rows)}d").pack
-        self.stepless = None if with_step else probe.body[step:keys]
+        self.stepless = b"" if with_step else probe.body[step:keys]
         words = [row.type for row in rows]
         # Integers may have grown beyond what a float64 holds; a narrow NaN may lose its payload.
         self.exact = tuple(i for i, w in enumerate(words) if w.startswith(("int", "uint")))
         self.narrow = tuple(i for i, w in enumerate(words) if w in _NARROW)
+        self.free = not self.exact and not self.narrow and type(self) is Shape
+        self._start, self._crc, self._stamp = b"", 0, b""
 
     def proven(self, rows: Sequence[Row], values: Sequence[Any], step: int | None) -> bool:
         """Return whether the frame of these values is the one that the general way makes of rows."""
@@ -85,21 +89,19 @@ class Shape:
         for i in self.narrow:
             if values[i] != values[i]:
                 return None
-        return Fitted(values)
+        return values
 
     def frame(
         self, encoder: Encoder, seq: int, time: int, step: int | None, fitted: Fitted
     ) -> bytes:
         """Return the frame of an event."""
-        return encoder.finish(*self._parts(seq, time, step, fitted))
+        if self._stamp is not encoder.stamp:  # what is before the checksum is the same for long
+            self._start, self._crc = encoder.begin(self.head)
+            self._stamp = encoder.stamp
+        rest = self._rest(seq, time, step, self.middle, fitted, self.tail)
+        return b"%b%08x%b" % (self._start, crc32(rest, self._crc), rest)
 
-    def _parts(self, seq: int, time: int, step: int | None, fitted: Fitted) -> tuple[bytes, bytes]:
-        """Return the beginning of the metadata; and the body, and the zero before it that ends
-        the metadata.
-        """
-        return self.head, self._body(seq, time, step, self.middle, fitted.numbers, self.tail)
-
-    def _body(
+    def _rest(
         self,
         seq: int,
         time: int,
@@ -108,10 +110,11 @@ class Shape:
         numbers: Sequence[Any],
         tail: bytes,
     ) -> bytes:
+        """Return the body, and the zero before it that ends the metadata."""
         n = self.count
         steps = self.stepless if step is None else _pack(step) * n
         parts = (b"\0", _pack(seq) * n, _pack(time) * n, steps, middle, self.pack(*numbers), tail)
-        return b"".join(parts)  # type: ignore[arg-type]
+        return b"".join(parts)
 
 
 class MixedShape(Shape):
@@ -167,9 +170,12 @@ class MixedShape(Shape):
             return None
         for i in self.vacant:
             numbers[i] = 0.0
-        return Fitted(numbers, pieces)
+        return numbers, pieces
 
-    def _parts(self, seq: int, time: int, step: int | None, fitted: Fitted) -> tuple[bytes, bytes]:
+    def frame(
+        self, encoder: Encoder, seq: int, time: int, step: int | None, fitted: Fitted
+    ) -> bytes:
+        """Return the frame of an event."""
         numbers, pieces = fitted
         data = b"".join(pieces)
         size = len(data)
@@ -180,8 +186,8 @@ class MixedShape(Shape):
             head = self.heads[size] = resized(self.head, self.data_at + size + (-size & 7), size)
         ends = accumulate(map(len, pieces), initial=0)
         offsets = [_pack_end(end) * gap for end, gap in zip(ends, self.gaps, strict=True)]
-        rest = b"".join((self.tail, *offsets, self.pad, data, PADS[size & 7]))
-        return head, self._body(seq, time, step, self.middle, numbers, rest)
+        tail = b"".join((self.tail, *offsets, self.pad, data, PADS[size & 7]))
+        return encoder.finish(head, self._rest(seq, time, step, self.middle, numbers, tail))
 
 
 class KeylessShape(Shape):
@@ -209,17 +215,20 @@ class KeylessShape(Shape):
         if HEAD + self.size + len(names) > MAX_FRAME:
             return None
         fitted = super().fit(keys, values)
-        return None if fitted is None else Fitted(fitted.numbers, (ends, names))
+        return None if fitted is None else (fitted, ends, names)
 
-    def _parts(self, seq: int, time: int, step: int | None, fitted: Fitted) -> tuple[bytes, bytes]:
-        numbers, (ends, names) = fitted
+    def frame(
+        self, encoder: Encoder, seq: int, time: int, step: int | None, fitted: Fitted
+    ) -> bytes:
+        """Return the frame of an event."""
+        numbers, ends, names = fitted
         head = self.heads.get(len(names))
         if head is None:
             if len(self.heads) >= _MOST_HEADS:
                 self.heads.clear()
             head = self.heads[len(names)] = self._head(len(names))
         middle = b"".join((ends, PADS[len(ends) & 7], names, PADS[len(names) & 7], self.middle))
-        return head, self._body(seq, time, step, middle, numbers, self.tail)
+        return encoder.finish(head, self._rest(seq, time, step, middle, numbers, self.tail))
 
     def _head(self, size: int) -> bytes:
         """Return the head of frames whose keys have so many bytes."""

@@ -46,6 +46,8 @@ class Shapes:
 
     def __init__(self) -> None:
         self._known: dict[Signature, Shape] = {}
+        #: By keys, what they were logged with last: types, kind, whether without a step; its shape.
+        self._last: dict[tuple[Any, ...], tuple[list[type], str, bool, Shape]] = {}
         self._keyless: dict[Signature, KeylessShape] = {}
         self._bytes = 0
         self._seen: set[int] = set()
@@ -56,12 +58,32 @@ class Shapes:
         """Return a call's shape and what it stores, if one is known that can hold these values
         exactly; the call's signature (empty if it can have none); and its values, flat.
         """
-        values = list(data.values())
+        values = [*data.values()]
+        keys = (*data,)
+        last = self._last.get(keys)
+        if last is not None:
+            types, its_kind, stepless, shape = last
+            # In this order: it is the types that differ, if anything does.
+            if [*map(type, values)] == types and stepless is (step is None) and its_kind == kind:
+                fitted = values if shape.free else shape.fit(keys, values)
+                if fitted is not None:
+                    return shape, fitted, (), values
+        return self._search(kind, data, step, keys, values)
+
+    def _search(
+        self,
+        kind: str,
+        data: Mapping[Any, Any],
+        step: int | None,
+        keys: tuple[Any, ...],
+        values: list[Any],
+    ) -> tuple[Shape | None, Fitted | None, Signature, list[Any]]:
         types = tuple(map(type, values))
-        keys = tuple(data)
         signature: Signature = (kind, step is None, keys, types)
         shape = self._known.get(signature)
-        if shape is None:
+        if shape is not None:
+            self._last[keys] = [*types], kind, step is None, shape
+        else:
             if dict in types:
                 parts: list[Any] = [kind, step is None]
                 values = []
@@ -129,9 +151,11 @@ class Shapes:
         if self._bytes + size > MOST_BYTES:
             self._known.clear()
             self._keyless.clear()
+            self._last.clear()
             self._bytes = 0
         elif len(known) >= MOST:
             known.clear()
+            self._last.clear()
         self._bytes += size
         known[signature] = shape
 

@@ -12,7 +12,7 @@ import pytest
 from eventlog.event import make_rows
 from eventlog.frame import Encoder
 from eventlog.seal import seal
-from eventlog.shape import Fitted, Shape
+from eventlog.shape import Shape
 from tests.helpers import NOW, header, put, run_in
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ def make_run(journal, steps, run="run-1"):
     frames = [raw]
     for n in range(steps):
         values = [n / (7 + i) for i in range(20)]
-        frames.append(shape.frame(encoder, n, NOW + n * 10**8, n, Fitted(values)))
+        frames.append(shape.frame(encoder, n, NOW + n * 10**8, n, values))
     put(folder, head.name, b"".join(frames))
     return folder
 
