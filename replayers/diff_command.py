@@ -19,11 +19,11 @@ from eventlog.selection import parse_time
 from eventlog.views import AsOf, View, effective, open_view
 from replayers.compare import Comparer, Difference
 from replayers.keys import only, shown
-from replayers.loop import recorded_restarts
 from replayers.outcome import DEFAULT_VIEW
 from replayers.positions import Positions
 from replayers.registry import target_of
 from replayers.replay import delivery_of, run_info
+from replayers.sent_view import recorded_restarts
 from replayers.superseding import APPEND
 from replayers.target import Absent, Change, RunState, Session, Target, image_schema
 

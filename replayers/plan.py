@@ -15,9 +15,9 @@ from eventlog.views import Effective, effective, open_view
 from replayers.batches import batches, points
 from replayers.batches import events as count
 from replayers.keys import check_keys, only
-from replayers.loop import recorded_restarts
 from replayers.outcome import DEFAULT_VIEW, Settings, rows_at_once
 from replayers.replay import delivery_of, unchanged
+from replayers.sent_view import recorded_restarts
 from replayers.target import Rejected, Target, with_writer
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from eventlog.catalog import Found, find_all
 from eventlog.delivery import Delivery
 from eventlog.event import METRIC
 from replayers.compare import Comparer
-from replayers.loop import recorded_restarts
 from replayers.replay import Settings, replay, run_info
+from replayers.sent_view import recorded_restarts
 from replayers.to_memory import MemoryTarget
 from tests.helpers import NOW, run_in, writer
 from tests.model import rows_of
