@@ -78,7 +78,7 @@ class Loop:
     def run(self, enough: Callable[[], bool]) -> Outcome:
         """Send what is new; behind a batch, `enough` may end it early."""
         way = self.way
-        self.enough, self.moved = enough, False
+        self.enough, self.moved, self.beyond = enough, False, False
         self.footprint = footprint(self.folder)
         way.begin()
         self._choose_keys()
@@ -97,7 +97,7 @@ class Loop:
             ended = seen.status != RUNNING and not self.outcome.missing
             if ended and self._supersede(ended=True) and not self._send_all():
                 return self.outcome
-            way.known = True
+            way.known = not self.beyond
             self._settle_view()
             if not self.outcome.missing:
                 mark_former(way)
@@ -216,6 +216,7 @@ class Loop:
             self.outcome.missing[writer] = reader.missing
         ranges = way.held.ranges(writer)
         if ranges and ranges[-1][1] >= reader.next_seq:
+            self.beyond = True  # the rest of a copy may come: the target has to be asked again
             self.outcome.notes.append(
                 f"it holds events {reader.next_seq} to {ranges[-1][1]} of writer {writer}, which "
                 "this journal does not have (a copy in part, or a tail that was lost)"

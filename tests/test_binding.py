@@ -199,10 +199,17 @@ def test_a_copy_in_part_with_a_lost_cursor_says_what_it_does_not_have(
     found = the_run(tmp_path / "j")
     sync(found, target, state)
     shutil.rmtree(state)
+    shutil.copytree(found.folder, tmp_path / "whole")
     cut(found, 15)
     outcome = sync(found, target, state)
     assert outcome.sent == 0
     assert "holds events 15 to 19" in outcome.notes[0]
+    # The rest of the copy comes: the target has it already.
+    shutil.copytree(tmp_path / "whole", found.folder, dirs_exist_ok=True)
+    again = sync(found, target, state)
+    assert (again.sent, again.settled) == (0, 20)
+    quiet = sync(found, target, state)
+    assert (quiet.sent, quiet.contacted) == (0, False)
 
 
 # ------------------------------------------------------------------------------ durability
