@@ -140,7 +140,7 @@ class WriterReader:
         self._columns = columns
         self._key = key
         self._store = store
-        self._vanished = False
+        self._vanished: OSError | None = None
         self._unread: OSError | None = None
         self._firsts: dict[str, int] = {}
         self._ends: dict[str, tuple[int, int]] = {}
@@ -159,7 +159,7 @@ class WriterReader:
         tries = 0
         while True:
             before = self.next_seq
-            self._vanished, self._unread = False, None
+            self._vanished = self._unread = None
             failed: OSError | None = None
             for path in self._sources():
                 try:
@@ -179,8 +179,10 @@ class WriterReader:
             if failed is not None:
                 raise failed
             if ahead is None:
-                if self._unread is not None:
-                    raise self._unread
+                # What still vanishes after so many looks was not sealed: it is there, and unread.
+                unread = self._unread or self._vanished
+                if unread is not None:
+                    raise unread
                 return
             told = self._told_lost(self.next_seq, ahead - 1)
             if told is not None:  # nothing that was not said when they were lost
@@ -188,7 +190,7 @@ class WriterReader:
                 self.next_seq = ahead
                 tries = 0
                 continue
-            reason = "; ".join(self._faults.values()) or "no file holds them"
+            reason = "; ".join(self._faults.values()) or str(self._vanished or "no file holds them")
             self.missing.append(Missing(self.next_seq, ahead - 1, reason))
             if not self._skip:
                 return
@@ -215,7 +217,7 @@ class WriterReader:
         """
         self._firsts.pop(path, None)
         if isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE:
-            self._vanished = True
+            self._vanished = error
         else:
             self._unread = error
             self._faults[path] = f"{os.path.basename(path)}: {error}"

@@ -149,6 +149,7 @@ def test_sealing_that_is_refused_or_killed_at_any_call_loses_nothing(
     ("call", "error", "lasting"),
     [
         ("read", "ESTALE", ""),
+        ("read", "ESTALE", ":+"),
         ("read", "EIO", ""),
         ("read", "EIO", ":+"),
         ("openat", "ESTALE", ""),
