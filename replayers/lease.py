@@ -209,6 +209,7 @@ class Lease:
         latest, path = self._latest()
         if self._lost or latest > self._number or not os.path.exists(self._path(self._number)):
             self._lost = True
+            latest, path = self._latest()  # he may have come between the two looks
             by = _who(_read(path)) if latest > self._number else "nobody: its file is gone"
             raise Lost(
                 f"the lease on this run and target was lost to {by}",

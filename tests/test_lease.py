@@ -170,6 +170,25 @@ def test_a_paused_holder_that_was_followed_notices_before_it_goes_on(
         assert numbers(tmp_path) == [1]
 
 
+def test_a_holder_that_is_followed_while_it_looks_names_the_follower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Lease(str(tmp_path), lock=no_locks), Lease(str(tmp_path), lock=no_locks)
+    exists = os.path.exists
+
+    def followed(path: str) -> bool:
+        monkeypatch.setattr(os.path, "exists", exists)
+        monkeypatch.setattr(module, "provably_gone", lambda _holder: True)
+        second.__enter__()
+        return exists(path)
+
+    with first:
+        monkeypatch.setattr(os.path, "exists", followed)
+        with pytest.raises(Lost, match=f"lost to process {os.getpid()} on "):
+            first.check()
+        second.__exit__(None, None, None)
+
+
 def test_of_two_that_follow_a_dead_holder_one_gets_the_lease(tmp_path: Path, holder) -> None:
     holder("none", "node2").signal(signal.SIGKILL)
     both = [Holder(tmp_path, "none", where, 0.5) for where in ("node3", "node4")]

@@ -15,7 +15,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -189,11 +188,10 @@ def trackio(cluster: Cluster) -> Counter[tuple[Any, ...]]:
 
 def test_a_job_that_is_told_to_end_is_gathered_before_it_does(cluster: Cluster) -> None:
     process = cluster.start(
-        "train-local.sbatch", "a", PLAN=plan(1, 99, wait="yes"), GATHER_SECONDS="60"
+        "train-local.sbatch", "a", PLAN=plan(1, 99, wait="signal"), GATHER_SECONDS="60"
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    time.sleep(0.3)
     process.send_signal(signal.SIGTERM)  # to the script alone, as --signal=B:TERM does
     _out, said = process.communicate(timeout=60)
     assert process.returncode == 143, said

@@ -435,7 +435,7 @@ def test_two_jobs_under_one_name_at_once_supersede_nothing_and_show_says_so(
 ) -> None:
     """The trainer waits in the middle; beside it another job trains, and an evaluator validates."""
     beside = node if disks == "same disk" else Node(tmp_path / "b", tmp_path)
-    trainer = node.start(node.plan(1, 10, wait="yes"), SLURM_JOB_ID="1")
+    trainer = node.start(node.plan(1, 10, wait="line"), SLURM_JOB_ID="1")
     assert trainer.stdout is not None
     assert trainer.stdout.readline() == "ready\n"
     beside.launch(beside.plan(2, 6, start=0, says=False), SLURM_JOB_ID="2")

@@ -29,7 +29,8 @@ class Plan:
     `start` is the checkpoint's step that the trainer finds by itself if None; `die` the step after
     which it kills itself; `says` whether the config tells where the checkpoints are; `package`
     whether to import verl itself; `nested` whether a metric lies in dicts in a dict, with which
-    verl's own loggers lose the whole step.
+    verl's own loggers lose the whole step; `wait` whether it says "ready" after its second step and
+    waits for a "line" of its input, or for a "signal" (a job in the background has no input).
     """
 
     who: int
@@ -137,7 +138,11 @@ def run(plan: Plan) -> None:
         tracking.log(data=data, step=step)
         if plan.wait and step == plan.begins_at() + 2:
             print("ready", flush=True)
-            sys.stdin.readline()
+            if plan.wait == "line":
+                sys.stdin.readline()
+            else:
+                while True:  # a signal that is handled wakes it, and is not the end of it
+                    signal.pause()
         if step % SAVE_FREQ == 0:
             save(plan, step)
         if step == plan.die:
