@@ -82,7 +82,9 @@ class Cursor:
     """How far a run is with a target.
 
     `footprint` is that of the run's folder (`footprint`) when everything in it was settled,
-    `awaited` tells those in quarantine whose blobs had not come, `status` how the run stood then,
+    `awaited` tells those in quarantine whose blobs had not come, `without` by writer the tables, as
+    (seq, SHA-256), that were sent as null because nobody was to wait for them any longer,
+    `status` how the run stood then,
     `rewound` whether it said that it went back, `view` which view of it was settled (""
     in cursors of earlier versions: ``effective``, unless they were told another), `keys` which
     metrics the target gets, by globs (`replayers.keys`; none: all). `restarts` tells,
@@ -108,6 +110,7 @@ class Cursor:
     writers: dict[str, Mark] = dataclasses.field(default_factory=dict)
     quarantined: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     awaited: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    without: dict[str, list[tuple[int, str]]] = dataclasses.field(default_factory=dict)
     footprint: str = ""
     status: str = ""
     rewound: bool = False
@@ -137,6 +140,12 @@ class Cursor:
         return dataclasses.replace(
             self, quarantined=known, awaited=_with(self.awaited, writer, sorted(waiting))
         )
+
+    def with_lost(self, writer: str, tables: Sequence[tuple[int, str]]) -> Cursor:
+        """Return the cursor with more tables of a writer that are not waited for."""
+        there = self.without.get(writer, [])
+        known = {**self.without, writer: sorted({*there, *tables})}
+        return dataclasses.replace(self, without=known)
 
     def without_quarantined(self, writer: str, seqs: list[int]) -> Cursor:
         """Return the cursor with fewer events in quarantine."""
@@ -313,6 +322,10 @@ def parse_cursor(content: bytes) -> Cursor:
         fields["writers"] = {
             writer: Mark(**{k: v for k, v in mark.items() if k in _OF_MARK})
             for writer, mark in fields["writers"].items()
+        }
+        fields["without"] = {  # JSON has no tuples
+            writer: [(seq, digest) for seq, digest in tables]
+            for writer, tables in fields.get("without", {}).items()
         }
         return Cursor(**fields)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

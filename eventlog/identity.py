@@ -162,19 +162,36 @@ def provably_gone(recorded: Mapping[str, Any]) -> bool:
     True only on the same boot and in the same pid namespace, where no such process is left or
     its pid belongs to a younger one. A pid alone proves nothing.
     """
-    boot = _boot_id()
-    space = _pid_namespace()
-    if not boot or recorded.get("boot_id") != boot:
+    found = _process_of(recorded)
+    if found is None:
         return False
-    if not space or recorded.get("pid_namespace") != space:
-        return False
-    pid, start = recorded.get("pid"), recorded.get("process_start")
-    if not isinstance(pid, int) or not isinstance(start, int) or pid <= 0:
-        return False
+    pid, start = found
     now = _start_of(pid)
     if now is None:
         return not _is_there(pid)
     return now != start
+
+
+def provably_there(recorded: Mapping[str, Any]) -> bool:
+    """Return whether the process that `process` described is running, on this machine."""
+    found = _process_of(recorded)
+    return found is not None and _start_of(found[0]) == found[1]
+
+
+def _process_of(recorded: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return pid and start of a process that ran on this boot and in this pid namespace; None for
+    any other.
+    """
+    boot = _boot_id()
+    space = _pid_namespace()
+    if not boot or recorded.get("boot_id") != boot:
+        return None
+    if not space or recorded.get("pid_namespace") != space:
+        return None
+    pid, start = recorded.get("pid"), recorded.get("process_start")
+    if not isinstance(pid, int) or not isinstance(start, int) or pid <= 0:
+        return None
+    return pid, start
 
 
 def _boot_id() -> str:

@@ -131,9 +131,10 @@ class Comparer:
         self._folder = folder
         self._target = target
         self._session = session
-        self._view: View = Written(folder, view, store)
+        lost = {} if cursor is None else cursor.without
+        self._view = Written(folder, view, lost, store)
         self._cursor = cursor
-        self._sent = None if sent is None else Written(folder, sent, store)
+        self._sent = None if sent is None else Written(folder, sent, lost, store)
         self._unsent = Multiset()
         self._tags: set[str] = set()
         self._settings = settings
@@ -209,6 +210,8 @@ class Comparer:
                 pc.sum(pc.equal(table.column("kind"), METRIC)).as_py() or 0
             )
             out.points += self._count(writer, rows)
+            for change in self._view.changes(writer, table):
+                self._rules[change.rule] += change.count
             points, older = self._split(self._image(writer, rows))
             here = hashes(points)
             wanted.add(here)

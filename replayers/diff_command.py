@@ -17,6 +17,7 @@ from eventlog.delivery import Cursor, Delivery, state_folder
 from eventlog.errors import IntegrityError, UsageError
 from eventlog.selection import parse_time
 from eventlog.views import AsOf, View, effective, open_view
+from replayers.awaited import LOST, NEVER
 from replayers.compare import Comparer, Difference
 from replayers.keys import only, shown
 from replayers.outcome import DEFAULT_VIEW
@@ -78,7 +79,8 @@ def diff(
     else:
         _print(found)
         verdict = "the same" if found.explained else "different"
-        if found.explained and (found.missing or found.superseded or found.extra):
+        lost = any(cause.cause in (LOST, NEVER) for cause in found.causes)
+        if found.explained and (found.missing or found.superseded or found.extra or lost):
             verdict += ", but for what is explained above"
         output.say(output.safe(f"{item.label} and {label} ({known_as or 'no run'}): {verdict}"))
     return 0 if found.explained else IntegrityError.exit_code

@@ -19,10 +19,11 @@ from eventlog.event import RUNNING, digest
 from eventlog.files import Files
 from eventlog.frame import to_events
 from eventlog.glance import Glance, sum_up
+from eventlog.identity import provably_there
 from eventlog.listing import listing
 from eventlog.reader import Missing, WriterReader, unreadable
 from eventlog.tally import Tally, count
-from replayers.awaited import come
+from replayers.awaited import Written, come, still_missing
 from replayers.batches import (
     at_positions,
     at_seqs,
@@ -93,6 +94,8 @@ class Loop:
                 self._retry(writer)
             if not self._send_all():
                 return self.outcome
+            if self.settings.without_missing:
+                self._give_up_missing()
             seen = sum_up(way.parts, {w: self._tally(w) for w in way.parts}, lost)
             ended = seen.status != RUNNING and not self.outcome.missing
             if ended and self._supersede(ended=True) and not self._send_all():
@@ -159,7 +162,10 @@ class Loop:
         outcome.quarantined = sum(len(v) for v in way.cursor.quarantined.values())
         waits = sum(len(v) for v in way.cursor.awaited.values())
         if waits:
-            outcome.notes.append(f"{waits} events wait for blobs that have not come, or not whole")
+            outcome.notes.append(
+                f"{waits} events wait for tables that have not come, or not whole (if nothing "
+                "will bring them: --without-missing sends the rest, for good)"
+            )
 
     def _ends(self) -> dict[str, int]:
         """Return the seq behind the last event of each writer, as far as names and cursor say."""
@@ -267,7 +273,7 @@ class Loop:
                 for part in batches(table, rows_at_once(self.settings, self.target)):
                     rows = way.sent.rows(writer, part)
                     way.durable.make(writer)
-                    way.deliver(writer, rows, how=how)
+                    way.deliver(writer, part, rows, how=how)
         self.outcome.repaired = len(found.positions)
         way.delivery.sync_ledger()
         if found.positions:
@@ -283,15 +289,40 @@ class Loop:
         """Send again what the target refused: all of it, if that is wished, in batches of one
         event; else what waited for blobs that have come.
         """
-        way = self.way
-        if self.settings.retry_quarantined:
-            seqs, most = way.cursor.quarantined.get(writer, []), 1
-        else:
-            seqs = come(self.folder, writer, way.cursor.awaited.get(writer, []))
-            most = rows_at_once(self.settings, self.target)
-        for table in at_seqs(self.folder, writer, seqs):
-            for part in batches(table, most):
+        if not self.settings.retry_quarantined:
+            self._retry_come(writer)
+            return
+        for table in at_seqs(self.folder, writer, self.way.cursor.quarantined.get(writer, [])):
+            for part in batches(table, 1):
                 self._retry_batch(writer, part)
+
+    def _retry_come(self, writer: str) -> None:
+        way = self.way
+        whole = Written(self.folder, lost=way.cursor.without)
+        seqs = come(whole, writer, way.cursor.awaited.get(writer, []))
+        for table in at_seqs(self.folder, writer, seqs):
+            for part in batches(table, rows_at_once(self.settings, self.target)):
+                self._retry_batch(writer, part)
+
+    def _give_up_missing(self) -> None:
+        """Send what waits for tables without those that are not there: the user knows that nothing
+        will bring them. A writer that runs may hold them in memory.
+        """
+        way = self.way
+        for writer in self._writers():
+            awaited = way.cursor.awaited.get(writer, [])
+            if awaited and provably_there(way.parts[writer][-1].identity):
+                self.outcome.notes.append(
+                    f"writer {writer} still runs, and may yet write its tables: it is waited for them"
+                )
+            elif awaited:
+                whole = Written(self.folder, lost=way.cursor.without)
+                lost = still_missing(whole, writer, awaited)
+                way.without(writer, lost)
+                self._retry_come(writer)
+                self.outcome.notes.append(
+                    f"sent without {len(lost)} tables of writer {writer}, recorded as lost"
+                )
 
     def _retry_batch(self, writer: str, table: pa.Table) -> None:
         way = self.way
@@ -299,7 +330,7 @@ class Loop:
         done = set(table.column("seq").to_pylist())
         if rows.num_rows:
             way.durable.make(writer)
-            held = way.deliver(writer, rows, how="retried")
+            held = way.deliver(writer, table, rows, how="retried")
             refused = set(rows.column("seq").to_pylist()).difference(held.column("seq").to_pylist())
             done -= refused
         if done:
@@ -324,7 +355,7 @@ class Loop:
             mark = way.cursor.mark(writer)
             attempted = dataclasses.replace(mark, attempted=max(mark.attempted, last.seq + 1))
             way.save(way.cursor.with_mark(writer, attempted))
-            sent = last_metric(way.deliver(writer, rows), sent)
+            sent = last_metric(way.deliver(writer, table, rows), sent)
         steps = table.column("step").drop_null()
         step = steps[-1].as_py() if len(steps) else way.cursor.mark(writer).step
         mark = way.cursor.mark(writer)

@@ -23,7 +23,8 @@ DEFAULT_VIEW = "effective"
 class Settings:
     """How the loop behaves.
 
-    `retry_quarantined` sends again what the target refused for good; `repair` compares the run
+    `retry_quarantined` sends again what the target refused for good; `without_missing` sends what
+    waits for tables that have not come without them; `repair` compares the run
     with the target afterwards, point by point, and sends what is missing. `batch_rows` is None
     where the target may say how many rows it takes at once. `superseded` is the choice of
     `replayers.superseding`, `keys` that of `replayers.keys`: None goes on with the one before.
@@ -35,6 +36,7 @@ class Settings:
     backoff: tuple[float, float] = BACKOFF
     adopt_by_name: bool = False
     retry_quarantined: bool = False
+    without_missing: bool = False
     repair: bool = False
     superseded: str = "append"
     keys: tuple[str, ...] | None = None

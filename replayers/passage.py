@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eventlog.catalog import Found
@@ -23,7 +23,7 @@ from eventlog.reader import WriterReader, headers
 from eventlog.segment import Header
 from eventlog.views import View
 from replayers.about import run_info
-from replayers.awaited import Written
+from replayers.awaited import Named, Written, not_come
 from replayers.batches import metrics
 from replayers.binding import bind
 from replayers.compare import Comparer, Difference
@@ -136,10 +136,20 @@ class Passage:
     def _set_aside(self, writer: str, seqs: list[int], waiting: list[int]) -> None:
         self.save(self.cursor.with_quarantined(writer, seqs, waiting))
 
+    def without(self, writer: str, tables: Sequence[Named]) -> None:
+        """Wait for these tables of a writer no longer: they are null in the target."""
+        seqs = sorted({seq for seq, _digest in tables})
+        self.tell({"writer": writer, "seqs": seqs, "without": len(tables)})
+        self.save(self.cursor.with_lost(writer, tables))
+        vars(self).pop("sent", None)
+
     def start_again(self, cursor: Cursor, told: dict[str, Any]) -> None:
-        """Take a cursor that knows nothing to be held. What was attempted before is asked for."""
+        """Take a cursor that knows nothing to be held. What was attempted before is asked for, and
+        a table that has come after all is sent.
+        """
         self.tell(told)
-        self.save(cursor)
+        self.save(dataclasses.replace(cursor, without=not_come(self.folder, cursor.without)))
+        vars(self).pop("sent", None)
         self.known, self.held = False, Positions()
         self.let_go()
 
@@ -160,9 +170,9 @@ class Passage:
         return only(self.view, tuple(self.cursor.keys))
 
     @functools.cached_property
-    def sent(self) -> View:
+    def sent(self) -> Written:
         """What of the view the target gets."""
-        return Written(self.folder, self.chosen)
+        return Written(self.folder, self.chosen, self.cursor.without)
 
     def nothing_chosen(self) -> bool:
         """Return whether metrics were looked at, and the target was to get none of them."""
@@ -251,14 +261,19 @@ class Passage:
                     f"{self.delivery.folder} to have everything sent that it does not hold",
                 )
 
-    def deliver(self, writer: str, rows: pa.Table, *, how: str = "read back") -> pa.Table:
-        """Send rows of one writer, which are durable, and see them confirmed; return those that
-        are held.
+    def deliver(
+        self, writer: str, table: pa.Table, rows: pa.Table, *, how: str = "read back"
+    ) -> pa.Table:
+        """Send what is to be sent of a table of one writer, which is durable, and see it confirmed;
+        return those rows that are held.
         """
         batch = with_writer(rows, writer)
-        return self.sender.deliver(self.session(), writer, batch, self.outcome, how=how)
+        lost = self.sent.changes(writer, table)
+        return self.sender.deliver(self.session(), writer, batch, self.outcome, lost, how=how)
 
     def compared(self) -> Difference:
         """Compare the target's read-back with what is sent."""
-        comparer = Comparer(self.folder, self.target, self.session(), self.sent, cursor=self.cursor)
+        comparer = Comparer(
+            self.folder, self.target, self.session(), self.chosen, cursor=self.cursor
+        )
         return comparer.run()

@@ -70,7 +70,9 @@ def supersede(way: Passage, *, ended: bool) -> bool:
     if way.cursor.looked == looked or not (ended or decided(view)):
         return False
     session, label = way.session(), way.outcome.target
-    compare = functools.partial(Comparer, way.folder, way.target, session, way.sent)
+    compare = functools.partial(
+        Comparer, way.folder, way.target, session, way.chosen, cursor=way.cursor
+    )
     held = compare(settings=False).run(details=False).superseded
     generation = generations(view)[0]
     if not held or (choice == NEW_RUN and way.cursor.generation == generation):

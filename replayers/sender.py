@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eventlog.delivery import Delivery
@@ -62,11 +62,12 @@ class Sender:
         writer: str,
         rows: pa.Table,
         outcome: Outcome,
+        lost: Sequence[Change] = (),
         *,
         how: str = "read back",
     ) -> pa.Table:
         """Send rows and see them confirmed; put into quarantine what is refused for good. Return
-        those that are held, and count them in `outcome`.
+        those that are held, and count them in `outcome`. `lost` is what they are without.
         """
         begun = time.time_ns()
         while rows.num_rows:
@@ -79,6 +80,7 @@ class Sender:
             return rows
         seqs = rows.column("seq")
         first, last = seqs[0].as_py(), seqs[-1].as_py()
+        changes = [*lost, *changes]
         count, new = events(rows), points(rows)
         outcome.sent += count
         outcome.points += new

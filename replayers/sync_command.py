@@ -60,6 +60,12 @@ TRIES_LIVE = 2
     is_flag=True,
     help="Send again the events that a target refused for good.",
 )
+@click.option(
+    "--without-missing",
+    is_flag=True,
+    help="Send events whose tables have not come, or not whole, without them: null in the target, "
+    "for good, and recorded as lost.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; contact no target.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON report.")
 def sync(
@@ -72,18 +78,22 @@ def sync(
     drain: float | None,
     repair: bool,
     retry_quarantined: bool,
+    without_missing: bool,
     dry_run: bool,
     as_json: bool,
 ) -> int:
     """Bring runs into backends, exactly once. Runs and targets that fail hold up no others."""
     if until_finished and not watch:
         raise UsageError("--until-finished goes with --watch")
-    if watch and (repair or retry_quarantined or dry_run):
-        raise UsageError("--repair, --retry-quarantined and --dry-run do not go with --watch")
+    if watch and (repair or retry_quarantined or without_missing or dry_run):
+        raise UsageError(
+            "--repair, --retry-quarantined, --without-missing and --dry-run do not go with --watch"
+        )
     state = how.state
     settings = how.settings(
         repair=repair,
         retry_quarantined=retry_quarantined,
+        without_missing=without_missing,
         # A lane that stays tries again by itself, and says so.
         tries=TRIES_LIVE if watch else TRIES,
     )

@@ -29,7 +29,11 @@ A run's superseded points that a target held before they were superseded stay th
 `--superseded new-run` or `rebuild` was chosen ([OPERATIONS.md](OPERATIONS.md)); the comparison
 counts them apart (`superseded`), and so those that were superseded before they were sent
 (`never-sent`). Points that a rule leaves out, and equal points that MLflow folds into one, are
-`missing` with that rule as the cause: explained, and no failure. This page is made of the docstrings named below.
+`missing` with that rule as the cause: explained, and no failure.
+
+In every backend a table is null that its writer recorded as dropped for want of room
+(`table-never-written`), or that had not come, or not whole, when `sync --without-missing` said not
+to wait for it (`table-lost`). This page is made of the docstrings named below.
 """
 
 
