@@ -26,6 +26,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from eventlog import blobs
+from eventlog.columns import is_word
 from eventlog.errors import FormatError, IntegrityError
 from eventlog.event import METRIC, SYSTEM
 from eventlog.files import LOCAL, Store
@@ -196,10 +197,7 @@ def _digests(rows: pa.Table) -> Iterator[str]:
 
 
 def _named(rows: pa.Table) -> Iterator[Named]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    named = rows.filter(pc.is_in(rows.column("type"), pa.array(_NAMING, pa.utf8())))
+    named = rows.filter(is_word(rows.column("type"), *_NAMING))
     seqs = named.column("seq").to_pylist()
     yield from ((seq, digest) for seq, digest in zip(seqs, _digests(named), strict=True) if digest)
 

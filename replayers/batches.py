@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from eventlog.columns import booleans, integers, is_word, numbers, truths
 from eventlog.event import METRIC
 from replayers.positions import Positions
 
@@ -17,10 +18,9 @@ MOST_BYTES = 32 * 2**20
 
 def of_kinds(rows: pa.Table, kinds: Sequence[str]) -> pa.Table:
     """Return the rows of these kinds."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    mask = pc.is_in(rows.column("kind"), pa.array(kinds, pa.utf8()))
+    mask = is_word(rows.column("kind"), *kinds)
     # Most often that is all of them, and nothing is copied.
     return rows if pc.all(mask, min_count=0).as_py() else rows.filter(mask)
 
@@ -33,49 +33,45 @@ def metrics(rows: pa.Table) -> pa.Table:
 def last_metric(rows: pa.Table, before: int | None) -> int | None:
     """Return the last event of these rows that has metrics, `before` if there is none."""
     import numpy as np
-    import pyarrow.compute as pc
 
-    found = np.flatnonzero(pc.equal(rows.column("kind"), METRIC).to_numpy())
+    found = np.flatnonzero(truths(is_word(rows.column("kind"), METRIC)))
     last: int | None = rows.column("seq")[int(found[-1])].as_py() if len(found) else before
     return last
 
 
 def points(rows: pa.Table) -> int:
     """Return how many rows of metrics there are."""
-    import pyarrow.compute as pc
-
-    return int(pc.sum(pc.equal(rows.column("kind"), METRIC), min_count=0).as_py())
+    return int(truths(is_word(rows.column("kind"), METRIC)).sum())
 
 
 def events(rows: pa.Table) -> int:
     """Return how many events these rows in the order of seq belong to."""
     import numpy as np
 
-    seqs = rows.column("seq").to_numpy()
+    seqs = numbers(rows.column("seq"))
     return int(np.count_nonzero(np.diff(seqs))) + 1 if len(seqs) else 0
 
 
 def newest(rows: pa.Table) -> pa.Table:
     """Return the last row of each kind and key, in order."""
     import numpy as np
-    import pyarrow as pa
 
     if not rows.num_rows:
         return rows
     kinds, keys = (
         rows.column(name).combine_chunks().dictionary_encode() for name in ("kind", "key")
     )
-    codes = kinds.indices.to_numpy().astype(np.int64) * len(keys.dictionary)
-    codes += keys.indices.to_numpy()
+    codes = numbers(kinds.indices).astype(np.int64) * len(keys.dictionary)
+    codes += numbers(keys.indices)
     _codes, last = np.unique(codes[::-1], return_index=True)
-    return rows.take(pa.array(np.sort(len(codes) - 1 - last)))
+    return rows.take(integers(np.sort(len(codes) - 1 - last)))
 
 
 def start_of_last(table: pa.Table) -> int:
     """Return where the rows of the last event begin."""
     import numpy as np
 
-    seqs = table.column("seq").to_numpy()
+    seqs = numbers(table.column("seq"))
     return int(np.searchsorted(seqs, seqs[-1]))
 
 
@@ -106,7 +102,7 @@ def batches(table: pa.Table, most: int) -> Iterator[pa.Table]:
     """Cut a table into batches of about `most` rows, never within an event."""
     import numpy as np
 
-    seqs = table.column("seq").to_numpy()
+    seqs = numbers(table.column("seq"))
     start = 0
     while start < len(seqs):
         stop = min(start + most, len(seqs))
@@ -122,7 +118,7 @@ def upto(tables: Iterable[pa.Table], end: int) -> Iterator[pa.Table]:
     for table in tables:
         if table.column("seq")[0].as_py() >= end:
             return
-        yield table.slice(0, int(table.column("seq").to_numpy().searchsorted(end)))
+        yield table.slice(0, int(numbers(table.column("seq")).searchsorted(end)))
 
 
 def without(rows: pa.Table, ranges: Sequence[tuple[int, int]]) -> pa.Table:
@@ -130,13 +126,12 @@ def without(rows: pa.Table, ranges: Sequence[tuple[int, int]]) -> pa.Table:
     if not rows.num_rows or not ranges:
         return rows
     import numpy as np
-    import pyarrow as pa
 
-    seqs = rows.column("seq").to_numpy()
+    seqs = numbers(rows.column("seq"))
     mask = np.ones(len(seqs), bool)
     for first, last in ranges:
         mask &= (seqs < first) | (seqs > last)
-    return rows.filter(pa.array(mask))
+    return rows.filter(booleans(mask))
 
 
 def at_seqs(folder: str, writer: str, seqs: Sequence[int]) -> Iterator[pa.Table]:
@@ -148,16 +143,15 @@ def at_seqs(folder: str, writer: str, seqs: Sequence[int]) -> Iterator[pa.Table]
 def at_positions(folder: str, writer: str, positions: Positions) -> Iterator[pa.Table]:
     """Yield the rows of a writer's events that are in a set of positions, in order."""
     import numpy as np
-    import pyarrow as pa
 
     from eventlog.reader import WriterReader
 
     ranges = positions.ranges(writer)
     reader = WriterReader(folder, writer, start=ranges[0][0], skip_missing=True)
     for table in upto(reader.tables(), ranges[-1][1] + 1):
-        seqs = table.column("seq").to_numpy()
+        seqs = numbers(table.column("seq"))
         mask = np.zeros(len(seqs), bool)
         for first, last in ranges:
             mask[np.searchsorted(seqs, first) : np.searchsorted(seqs, last, "right")] = True
         if mask.any():
-            yield table.filter(pa.array(mask))
+            yield table.filter(booleans(mask))

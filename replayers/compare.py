@@ -29,13 +29,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from eventlog.attempts import attempts
+from eventlog.columns import booleans, is_word
 from eventlog.delivery import Cursor
 from eventlog.event import CONFIG, METRIC, SUMMARY, SYSTEM, TAG
 from eventlog.files import LOCAL, Store
 from eventlog.reader import WriterReader, headers
 from eventlog.views import All, View, open_view
 from replayers.awaited import Written
-from replayers.batches import batches
+from replayers.batches import batches, of_kinds
+from replayers.batches import points as metrics
 from replayers.multiset import PLACE, Counted, Hashes, Multiset, hashes, side_by_side
 from replayers.positions import Positions
 from replayers.target import Rejected, Session, Target, with_writer
@@ -201,14 +203,10 @@ class Comparer:
 
     def _expected(self, out: Difference) -> tuple[Multiset, Multiset]:
         """Return the image of the view, and that of what the view leaves out."""
-        import pyarrow.compute as pc
-
         wanted, beyond = Multiset(), Multiset()
         for writer, table in self._batches():
             rows = self._view.rows(writer, table)
-            self._journal_points[writer] += int(
-                pc.sum(pc.equal(table.column("kind"), METRIC)).as_py() or 0
-            )
+            self._journal_points[writer] += metrics(table)
             out.points += self._count(writer, rows)
             for change in self._view.changes(writer, table):
                 self._rules[change.rule] += change.count
@@ -240,12 +238,9 @@ class Comparer:
 
     def _split(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Return points and settings of an image."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         kinds = table.column("kind")
-        points = table.filter(pc.is_in(kinds, pa.array([*POINTS, "table"])))
-        return points, table.filter(pc.is_in(kinds, pa.array(SETTINGS)))
+        points = table.filter(is_word(kinds, *POINTS, "table"))
+        return points, table.filter(is_word(kinds, *SETTINGS))
 
     def _both(self, writer: str, rows: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -273,7 +268,7 @@ class Comparer:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        points = rows.filter(pc.is_in(rows.column("kind"), pa.array(POINTS)))
+        points = of_kinds(rows, POINTS)
         changes = getattr(self._target, "changes", None)
         if changes is not None and points.num_rows:
             try:
@@ -291,10 +286,7 @@ class Comparer:
 
     def _remember(self, writer: str, rows: pa.Table) -> None:
         """Keep the newest row of each key: within a writer by seq, between writers by time."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        found = rows.filter(pc.is_in(rows.column("kind"), pa.array(SETTINGS)))
+        found = of_kinds(rows, SETTINGS)
         times = found.column("time").cast("int64").to_pylist()
         for i, time in enumerate(times):
             row = found.slice(i, 1)
@@ -426,16 +418,12 @@ def _left(whole: Hashes, part: Hashes) -> Hashes:
 
 def _tags(rows: pa.Table) -> list[str]:
     """Return the keys of tags among rows of an image."""
-    import pyarrow.compute as pc
-
-    found: list[str] = rows.filter(pc.equal(rows.column("kind"), TAG)).column("key").to_pylist()
+    found: list[str] = of_kinds(rows, (TAG,)).column("key").to_pylist()
     return found
 
 
 def _mask(wanted: Counted, table: pa.Table) -> pa.Array:
-    import pyarrow as pa
-
-    return pa.array(wanted.take(hashes(table)))
+    return booleans(wanted.take(hashes(table)))
 
 
 def _without_older(

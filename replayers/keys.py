@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from eventlog.columns import is_word
 from eventlog.delivery import Cursor
 from eventlog.errors import UsageError
 from eventlog.event import METRIC, SYSTEM
@@ -88,16 +89,15 @@ class Chosen:
         rows = self.view.rows(writer, table)
         if not rows.num_rows:
             return rows
-        import pyarrow as pa
         import pyarrow.compute as pc
 
         column = rows.column("key")
-        points = pc.is_in(rows.column("kind"), pa.array((METRIC, SYSTEM), pa.utf8()))
+        points = is_word(rows.column("kind"), METRIC, SYSTEM)
         keys = pc.unique(column.filter(points)).to_pylist()
         left_out = [key for key in keys if not self._matches(key)]
         if not left_out:
             return rows
-        gone = pc.and_(points, pc.is_in(column, pa.array(left_out, pa.utf8())))
+        gone = pc.and_(points, is_word(column, *left_out))
         return rows.filter(pc.invert(gone))
 
     @property

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
+from eventlog.columns import numbers, present
 from replayers.target import image_schema
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def hashes(table: pa.Table, columns: Sequence[str] | None = None) -> Hashes:
     import numpy as np
 
     out = np.zeros(table.num_rows, _HASH)
+    if not table.num_rows:
+        return out
     with np.errstate(over="ignore"):
         for name in columns or image_schema().names:
             for half, words in zip("ab", _words(table.column(name)), strict=True):
@@ -48,12 +51,11 @@ def _words(column: pa.ChunkedArray) -> tuple[Any, Any]:
     """Return two words of 64 bits a value, others for null than for any value."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     column = column.combine_chunks()
-    null = column.is_null().to_numpy(zero_copy_only=False)
+    null = ~present(column)
     if pa.types.is_integer(column.type):
-        first = pc.fill_null(column, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        first = numbers(column).astype(np.int64)
         a = first.view(np.uint64)
         b = a ^ np.uint64(0x5851F42D4C957F2D)
     else:
@@ -63,7 +65,7 @@ def _words(column: pa.ChunkedArray) -> tuple[Any, Any]:
             for t in coded.dictionary.to_pylist()
         ]
         known = np.frombuffer(b"".join(digests) or bytes(16), np.uint64).reshape(-1, 2)
-        at = pc.fill_null(coded.indices, 0).to_numpy(zero_copy_only=False)
+        at = numbers(coded.indices)
         a, b = known[at, 0].copy(), known[at, 1].copy()
     return _mixed(np.where(null, 1, a) + null), _mixed(np.where(null, 2, b) + np.uint64(3) * null)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eventlog.catalog import Found
+from eventlog.columns import numbers
 from eventlog.delivery import Cursor, Delivery
 from eventlog.errors import IntegrityError
 from eventlog.event import NOTE
@@ -248,7 +249,7 @@ class Passage:
             table = next(WriterReader(self.folder, writer, start=mark.sent).tables(), None)
             if table is None:
                 continue
-            first = table.slice(0, int(table.column("seq").to_numpy().searchsorted(mark.sent + 1)))
+            first = table.slice(0, int(numbers(table.column("seq")).searchsorted(mark.sent + 1)))
             rows = metrics(self.sent.rows(writer, first))
             if rows.num_rows and not self.sender.again(
                 functools.partial(session.confirm, with_writer(rows, writer))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventlog.attempts import attempts
 from eventlog.catalog import Found
+from eventlog.columns import booleans, numbers
 from eventlog.delivery import Cursor, Delivery
 from eventlog.ledger import DELIVERY
 from eventlog.reader import WriterReader, headers
@@ -138,10 +139,8 @@ def _left_out(found: Found, cursor: Cursor, settings: Settings) -> Effective | N
 
 def _wanted(rows: pa.Table, acked: int, superseded: Any) -> pa.Table:
     """Return the rows that were not sent: new ones, and what was superseded then."""
-    import pyarrow as pa
-
-    new = rows.column("seq").to_numpy() >= acked
-    return rows.filter(pa.array(new if superseded is None else new | superseded))
+    new = numbers(rows.column("seq")) >= acked
+    return rows.filter(booleans(new if superseded is None else new | superseded))
 
 
 def _pace(delivery: Delivery) -> float | None:

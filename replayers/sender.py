@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from eventlog.columns import integers
 from eventlog.delivery import Delivery
 from eventlog.errors import IntegrityError, TemporaryError
 from eventlog.ledger import DELIVERY, MAPPING, QUARANTINE
@@ -112,7 +113,7 @@ class Sender:
         return self.again(once)
 
     def _quarantine(self, writer: str, rows: pa.Table, error: Rejected, label: str) -> pa.Table:
-        import pyarrow as pa
+        import numpy as np
         import pyarrow.compute as pc
 
         seqs = rows.column("seq")
@@ -128,7 +129,7 @@ class Sender:
         gone = sorted(bad)
         self._delivery.record(QUARANTINE, {"writer": writer, "seqs": gone, "reason": error.what})
         self._set_aside(writer, gone, sorted(bad & set(waits)))
-        refused = pc.is_in(seqs, pa.array(gone, seqs.type))
+        refused = pc.is_in(seqs, integers(np.array(gone)))
         return rows.filter(pc.invert(refused))
 
     def again(self, action: Callable[[], Answer]) -> Answer:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from eventlog.attempts import attempts
+from eventlog.columns import is_word
 from eventlog.delivery import Cursor
 from eventlog.event import STATE
 from eventlog.mentions import may_mention
@@ -30,8 +31,8 @@ def _rewinds_ahead(folder: str, writer: str, cursor: Cursor) -> bool:
     if not may_mention(folder, writer, "rewind", start=start):
         return False
     for table in WriterReader(folder, writer, start=start).tables():
-        stated = pc.equal(table.column("kind"), STATE)
-        if pc.any(pc.and_(stated, pc.equal(table.column("key"), "rewind"))).as_py():
+        stated = is_word(table.column("kind"), STATE)
+        if pc.any(pc.and_(stated, is_word(table.column("key"), "rewind"))).as_py():
             return True
     return False
 

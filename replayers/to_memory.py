@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from eventlog.columns import booleans, is_word, numbers, texts
 from eventlog.event import CONFIG, METRIC, SUMMARY, SYSTEM, TAG
 from replayers.batches import newest, of_kinds
 from replayers.multiset import Counted, hashes
@@ -102,7 +103,6 @@ class MemorySession:
 
     def send(self, batch: pa.Table) -> list[Change]:
         import numpy as np
-        import pyarrow as pa
 
         stored, writer = self._stored, writer_of(batch)
         stored.sends += 1
@@ -110,13 +110,13 @@ class MemorySession:
         there = self._there(writer, points)
         if there.num_rows:
             known = np.isin(hashes(points, PLACE), hashes(there, PLACE))
-            points = points.filter(pa.array(~known))
+            points = points.filter(booleans(~known))
         if points.num_rows:
             stored.points.setdefault(writer, []).append(points)
         for place, setting in _settings(batch, writer):
             if place not in stored.settings or setting.replaces(stored.settings[place]):
                 stored.settings[place] = setting
-        stored.held |= Positions.of(writer, batch.column("seq").to_numpy())
+        stored.held |= Positions.of(writer, numbers(batch.column("seq")))
         return []
 
     def confirm(self, batch: pa.Table) -> bool:
@@ -129,7 +129,7 @@ class MemorySession:
             if left.total():
                 return False
         settings = all(place in self._stored.settings for place, _one in _settings(batch, writer))
-        seqs = Positions.of(writer, batch.column("seq").to_numpy())
+        seqs = Positions.of(writer, numbers(batch.column("seq")))
         return settings and self._stored.held | seqs == self._stored.held
 
     def read_back(self) -> Iterator[pa.Table]:
@@ -152,7 +152,7 @@ class MemorySession:
         for table in self._stored.points.get(writer, []):
             kept = table.column("seq")
             if kept[0].as_py() <= last and kept[-1].as_py() >= first:
-                start, stop = kept.to_numpy().searchsorted([first, last + 1])
+                start, stop = numbers(kept).searchsorted([first, last + 1])
                 parts.append(table.slice(int(start), int(stop - start)))
         return pa.concat_tables(parts)
 
@@ -180,7 +180,7 @@ def _image(rows: pa.Table) -> pa.Table:
     if data.null_count < len(data):
         there = rows.filter(data.is_valid())
         pairs = zip(*(there.column(name).to_pylist() for name in ("type", "data")), strict=True)
-        spelled = pa.array([f"{word}:{raw.hex()}" for word, raw in pairs], "utf8")
+        spelled = texts([f"{word}:{raw.hex()}" for word, raw in pairs])
         text = pc.replace_with_mask(text, data.is_valid().combine_chunks(), spelled)
     columns = {
         "seq": rows.column("seq"),
@@ -188,7 +188,7 @@ def _image(rows: pa.Table) -> pa.Table:
         "key": rows.column("key"),
         "step": rows.column("step"),
         "time": pc.if_else(
-            pc.is_in(kinds, pa.array(POINTS)), rows.column("time").cast("int64"), None
+            is_word(kinds, *POINTS), rows.column("time").cast("int64"), pa.nulls(len(data), "int64")
         ),
         "bits": pa.chunked_array(bits, "int64"),
         "text": text,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from eventlog import event as events
 from eventlog.frame import to_events
 from eventlog.value import Stored
+from replayers.batches import of_kinds
 from replayers.target import RunInfo
 from replayers.trackio_names import OWN_CONFIG, RULES, clean_text, config_key, iso_time
 from replayers.trackio_values import UNREADABLE, DamagedError, Notes, plain
@@ -60,10 +61,7 @@ def fold(stored: Config | None, run: RunInfo, batch: pa.Table, writer: str, note
 
 def only(batch: pa.Table, kinds: frozenset[str]) -> pa.Table:
     """Return the rows of a batch that are of these kinds."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    return batch.filter(pc.is_in(batch.column("kind"), pa.array(sorted(kinds), pa.utf8())))
+    return of_kinds(batch, sorted(kinds))
 
 
 def with_state(stored: Config | None, run: RunInfo, state: dict[str, Any]) -> Config:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventlog.errors import EventlogError
 from eventlog.event import METRIC, NOTE, SUMMARY, SYSTEM
+from replayers.batches import of_kinds
 from replayers.positions import Positions
 from replayers.target import Change, Foreign, Rejected, Retry, RunInfo, RunState, writer_of
 from replayers.wandb_api import Found, Place, WandbRun
@@ -380,10 +381,7 @@ def _within(wanted: dict[str, Any], there: dict[str, Any]) -> bool:
 
 def _row_seqs(batch: pa.Table) -> list[int]:
     """Return the events of a batch that have a row in the history."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    rows = batch.filter(pc.is_in(batch.column("kind"), pa.array([METRIC, SYSTEM])))
+    rows = of_kinds(batch, (METRIC, SYSTEM))
     found: list[int] = rows.column("seq").unique().to_pylist()
     return found
 

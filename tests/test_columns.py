@@ -102,3 +102,46 @@ def test_nothing_that_a_trainer_or_a_reader_calls_imports_pandas(tmp_path):
         [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+SYNCING = """
+import os, sys, traceback
+
+class Watcher:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pandas":
+            traceback.print_stack()
+            os._exit(3)
+
+sys.meta_path.insert(0, Watcher())
+import eventlog
+from eventlog.catalog import find_all
+from eventlog.seal import seal
+from replayers.replay import Settings, replay
+from replayers.to_memory import MemoryTarget
+
+target = MemoryTarget()
+for attempt in range(2):
+    os.environ["EVENTLOG_ATTEMPT"] = str(attempt)
+    run = eventlog.init("p", "n", id="r", dir="j", quiet=True, resume="allow")
+    for n in range(40):
+        run.log({"loss": n / 7, "text": "x" if n % 9 else None}, step=n)
+    run.log({"rows": eventlog.Table(columns=["a"], data=[[1]])}, step=40)
+    run.config["lr"] = run.summary["best"] = 0.5
+    (item,), _bad = find_all(["j"])
+    assert replay(item, target, "state").sent, "live"
+    run.finish()
+    seal(item.folder, abandoned=True)
+    assert replay(item, target, "state").contacted, "sealed"
+(run,) = target.runs.values()
+for state in ("state", "lost", "other"):
+    target = MemoryTarget() if state == "other" else target
+    replay(item, target, state, settings=Settings(repair=True, keys=("loss",) if state == "other" else None))
+"""
+
+
+def test_a_sync_of_live_and_of_sealed_runs_imports_no_pandas(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", SYNCING], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
