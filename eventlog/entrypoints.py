@@ -32,6 +32,18 @@ def load(group: str, name: str) -> Any:
     return None
 
 
+def summary(group: str, name: str) -> str | None:
+    """Return what an entry point of ours is for, in a sentence, without loading it: its module has
+    ``SUMMARIES`` of all that it names. None for any other.
+    """
+    place = _own(group, name)
+    if place is None:
+        return None
+    module, _colon, attribute = place.partition(":")
+    told: dict[str, str] = getattr(import_module(module), "SUMMARIES", {})
+    return told.get(attribute)
+
+
 def names(group: str) -> set[str]:
     """Return the names of all entry points of a group."""
     from importlib import metadata

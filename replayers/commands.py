@@ -1,6 +1,7 @@
 """The commands of the replay side, one module each: what the entry points name.
 
-A module is loaded when its command is asked for: the others take time to load, too.
+A module is loaded when its command is asked for: the others take time to load, too. A list of
+commands takes what it says of each from here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,14 @@ _MODULES = {
     "exec_": "replayers.exec_command",
     "status": "replayers.status_command",
     "sync": "replayers.sync_command",
+}
+#: The first sentence of each one's help.
+SUMMARIES = {
+    "config": "Settings: arguments, then variables, then eventlog.toml.",
+    "diff": "Compare every point of RUN with what a target reads back; nothing is written.",
+    "exec_": "Run a program, and send what it logs while it runs.",
+    "status": "Show how far each target is with each run.",
+    "sync": "Bring runs into backends, exactly once.",
 }
 
 

@@ -10,11 +10,12 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import click
 import pytest
 
 import eventlog
 from eventlog import entrypoints
-from eventlog.cli.main import OWN
+from eventlog.cli.main import OWN, group
 from eventlog.cli.main import run as command
 
 TOP = Path(__file__).resolve().parent.parent
@@ -185,6 +186,38 @@ def test_every_command_of_ours_is_where_the_command_line_looks_for_it() -> None:
     for point in metadata.entry_points(group="eventlog.commands"):
         if point.value.startswith("replayers."):
             assert entrypoints.load("eventlog.commands", point.name).name == point.name
+
+
+def test_a_list_of_commands_says_of_each_what_its_help_says_and_loads_none() -> None:
+    context = click.Context(group)
+    listed = group._in_short(context).commands
+    whole = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    assert listed.keys() == whole.keys()
+    for name, one in whole.items():
+        assert one is not None
+        for limit in (20, 45, 58, 200):
+            said = listed[name].get_short_help_str(limit)
+            assert said == one.get_short_help_str(limit), name
+    for width in (50, 80, 120):
+        ours, plain = click.HelpFormatter(width=width), click.HelpFormatter(width=width)
+        group.format_commands(context, ours)
+        click.Group.format_commands(group, context, plain)
+        assert ours.getvalue() == plain.getvalue()
+    code = """
+import sys
+from eventlog.cli.main import group, run
+from click.shell_completion import BashComplete
+code = run(["--help"])
+found = [item.value for item in BashComplete(group, {}, "eventlog", "_X").get_completions([], "s")]
+loaded = [name for name in sys.modules if name.startswith(("eventlog.", "replayers."))]
+print(code, found, sorted(loaded), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    few = ["cli", "cli.main", "cli.output", "entrypoints", "errors"]
+    loaded = [*(f"eventlog.{name}" for name in few), "replayers.commands"]
+    commands = ["salvage", "seal", "show", "status", "sync"]
+    assert done.stderr.strip() == f"0 {commands} {loaded}"
+    assert "Bring runs into backends" in done.stdout
 
 
 def test_capture_opens_no_connection_and_loads_no_client(tmp_path: Path) -> None:

@@ -25,6 +25,17 @@ OWN = {
     "salvage": "eventlog.cli.keeping",
     "doctor": "eventlog.cli.doctor",
 }
+#: The first sentence of each one's help, so that a list of them loads none.
+SUMMARIES = {
+    "ls": "List the runs of journals (by default ./eventlog-data or EVENTLOG_DIR).",
+    "show": "Show one run: how it stands, its attempts, config, summary and last events.",
+    "seal": "Turn closed segments into Parquet: the same rows, a tenth of the size.",
+    "verify": "Read every byte of runs: checksums, gaps, forks, blobs; hold them against the cursors.",
+    "compact": "Put many sealed files of a run together into few: the same rows, found faster.",
+    "salvage": "Copy what is provably good of damaged runs into a new journal; the old one is only "
+    "read.",
+    "doctor": "Say what is seen from here: versions, the journal's disk, the launcher, backends.",
+}
 
 
 class Commands(click.Group):
@@ -40,6 +51,30 @@ class Commands(click.Group):
         if command is None and cmd_name in OWN:
             command = getattr(import_module(OWN[cmd_name]), cmd_name)
         return command or entrypoints.load(GROUP, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self._in_short(ctx).format_commands(ctx, formatter)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        shown = self._in_short(ctx).commands.items()
+        found = [
+            CompletionItem(name, help=command.get_short_help_str())
+            for name, command in shown
+            if name.startswith(incomplete) and not command.hidden
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def _in_short(self, ctx: click.Context) -> click.Group:
+        """Return a group of the same commands, ours only with what a list says of them."""
+        found = {}
+        for name in self.list_commands(ctx):
+            summary = SUMMARIES.get(name) or entrypoints.summary(GROUP, name)
+            command = click.Command(name, help=summary) if summary else self.get_command(ctx, name)
+            if command is not None:
+                found[name] = command
+        return click.Group(commands=found)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; whoever read our output may have gone, and that is no failure."""
