@@ -75,9 +75,14 @@ def still_missing(view: Written, writer: str, seqs: Sequence[int]) -> list[Named
     """
     found: set[Named] = set()
     for table in at_seqs(view.folder, writer, seqs):
-        named = set(_named(view.rows(writer, table)))
-        found |= {one for one in named if not _is_whole(view.folder, one[1], view.store)}
+        found.update(missing_in(view, writer, table))
     return sorted(found)
+
+
+def missing_in(view: Written, writer: str, table: pa.Table) -> list[Named]:
+    """Return which tables of some events are not there, or not whole."""
+    named = set(_named(view.rows(writer, table)))
+    return sorted(one for one in named if not _is_whole(view.folder, one[1], view.store))
 
 
 def not_come(folder: str, lost: Lost, store: Store = LOCAL) -> dict[str, list[Named]]:

@@ -10,10 +10,12 @@ from eventlog.attempts import attempts
 from eventlog.catalog import Found
 from eventlog.columns import booleans, numbers
 from eventlog.delivery import Cursor, Delivery
+from eventlog.identity import provably_there
 from eventlog.ledger import DELIVERY
 from eventlog.reader import WriterReader, headers
 from eventlog.views import Effective, effective, open_view
-from replayers.batches import batches, points
+from replayers.awaited import Written, come, missing_in
+from replayers.batches import at_seqs, batches, points
 from replayers.batches import events as count
 from replayers.keys import check_keys, only
 from replayers.outcome import DEFAULT_VIEW, Settings, rows_at_once
@@ -87,30 +89,41 @@ def plan(found: Found, target: Target, state: str, settings: Settings) -> Plan:
     keys = tuple(cursor.keys) if settings.keys is None else settings.keys
     if list(keys) != cursor.keys:
         check_keys(keys, cursor, label)
-    view = only(open_view(found.folder, settings.view), keys)
+    view = Written(found.folder, only(open_view(found.folder, settings.view), keys), cursor.without)
     left_out = _left_out(found, cursor, settings)
+    parts = headers(found.folder)
     events = new = size = 0
     rules: Counter[str] = Counter()
-    for writer in (w for a in attempts(headers(found.folder)) for w in a.writers):
-        acked = cursor.mark(writer).acked
-        reader = WriterReader(found.folder, writer, start=0 if left_out else acked)
-        for whole in reader.tables():
+
+    def add(writer: str, table: pa.Table, *, new_ones: bool) -> None:
+        nonlocal events, new, size
+        sent = view
+        if settings.without_missing and not provably_there(parts[writer][-1].identity):
+            lost = [*view.lost.get(writer, ()), *missing_in(view, writer, table)]
+            sent = dataclasses.replace(view, lost={**view.lost, writer: lost})
+        rows = sent.rows(writer, table)
+        if left_out and new_ones:
+            rows = _wanted(rows, cursor.mark(writer).acked, left_out.superseded(writer, rows))
+        events += count(rows)
+        new += points(rows)
+        size += rows.nbytes
+        for change in sent.changes(writer, table):
+            rules[change.rule] += change.count
+        changes = getattr(target, "changes", None)
+        if changes is not None and rows.num_rows:
+            try:
+                for change in changes(with_writer(rows, writer)):
+                    rules[change.rule] += change.count
+            except Rejected as error:
+                rules["refused"] += len(error.seqs)
+
+    for writer in (w for a in attempts(parts) for w in a.writers):
+        start = 0 if left_out else cursor.mark(writer).acked
+        for whole in WriterReader(found.folder, writer, start=start).tables():
             for table in batches(whole, rows_at_once(settings, target)):
-                rows = view.rows(writer, table)
-                if left_out:
-                    rows = _wanted(rows, acked, left_out.superseded(writer, rows))
-                events += count(rows)
-                new += points(rows)
-                size += rows.nbytes
-                changes = getattr(target, "changes", None)
-                if changes is not None and rows.num_rows:
-                    try:
-                        found_here = changes(with_writer(rows, writer))
-                    except Rejected as error:
-                        rules["refused"] += len(error.seqs)
-                        continue
-                    for change in found_here:
-                        rules[change.rule] += change.count
+                add(writer, table, new_ones=True)
+        for table in at_seqs(found.folder, writer, _again(cursor, writer, view, settings)):
+            add(writer, table, new_ones=False)
     pace = _pace(delivery)
     seconds = None if pace is None else round(pace * new, 1)
     return Plan(
@@ -127,6 +140,15 @@ def plan(found: Found, target: Target, state: str, settings: Settings) -> Plan:
         settings.superseded,
         keys,
     )
+
+
+def _again(cursor: Cursor, writer: str, view: Written, settings: Settings) -> list[int]:
+    """Return the events in quarantine that would be sent again."""
+    waiting = cursor.awaited.get(writer, [])
+    if settings.retry_quarantined:
+        return cursor.quarantined.get(writer, [])
+    whole = Written(view.folder, lost=view.lost)
+    return waiting if settings.without_missing else come(whole, writer, waiting)
 
 
 def _left_out(found: Found, cursor: Cursor, settings: Settings) -> Effective | None:

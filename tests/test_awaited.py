@@ -26,6 +26,7 @@ from eventlog.views import All
 from replayers.awaited import Written, come
 from replayers.compare import Comparer, compare
 from replayers.loop import Loop
+from replayers.plan import plan
 from replayers.replay import Outcome, Settings, delivery_of, replay, run_info
 from replayers.target import Change, Rejected, RunInfo
 from replayers.to_memory import MemorySession, MemoryTarget
@@ -117,9 +118,14 @@ def test_a_table_that_was_never_written_is_null_and_the_rest_of_its_event_is_sen
         target = Reading(item.folder)
         outcome = sync(item, target, tmp_path / "state")
         assert (outcome.quarantined, len(outcome.notes)) == (3, 1)
+        assert plan(item, target, str(tmp_path / "state"), Settings()).events == 0
         assert run._writer is not None
         name = run._writer.name
         run._writer.close()
+    for state, mappings in (("state", 3), ("none", 3)):
+        told = plan(item, target, str(tmp_path / state), Settings())
+        assert told.mappings == {"table-never-written": mappings}
+    assert told.events == len(list(WriterReader(item.folder, name).events()))
     assert come(Written(item.folder), name, [2, 3, 4]) == [2, 3, 4]
     outcome = sync(item, target, tmp_path / "state")
     assert (outcome.quarantined, outcome.notes) == (0, [])
@@ -184,8 +190,10 @@ def test_what_a_killed_writer_never_wrote_is_waited_for_until_the_user_says_othe
         outcome = sync(item, target, state)
         assert outcome.quarantined == 3
         assert "--without-missing" in " ".join(outcome.notes)
+    told = plan(item, target, str(state), Settings(without_missing=True))
     outcome = sync(item, target, state, without_missing=True)
     assert (outcome.quarantined, outcome.sent) == (0, 3)
+    assert (told.events, told.points, told.mappings) == (3, outcome.points, {"table-lost": 3})
     assert tables_of(target) == {0: True, 1: False, 2: False, 3: False}
     assert causes(item, target, state) == {"table-lost": 3}
     told = list(delivery_of(item, target, str(state)).ledger())
@@ -200,7 +208,9 @@ def test_without_missing_is_done_in_one_sync_and_only_where_a_table_is_missing(
 ) -> None:
     item = copy_of(killed, tmp_path / "j")
     target = Reading(item.folder)
+    told = plan(item, target, str(tmp_path / "s"), Settings(without_missing=True))
     outcome = sync(item, target, tmp_path / "s", without_missing=True)
+    assert (told.events, told.mappings) == (outcome.sent, {"table-lost": 3})
     assert (outcome.quarantined, outcome.settled) == (0, outcome.events)
     assert tables_of(target) == {0: True, 1: False, 2: False, 3: False}
     assert "sent without 3 tables" in " ".join(outcome.notes)
