@@ -135,7 +135,7 @@ def _open(folder: str, journal: str, files: Files) -> Found | Unreadable:
 
 
 def _check_archives(folder: str, archives: Sequence[str], files: Files) -> None:
-    from eventlog.archive import absent  # few journals have any
+    from eventlog.archived import absent  # few journals have any
 
     for problem in absent(folder, archives, files):
         hint = "copy the project's folder sealed/ as well; eventlog salvage saves the rest"

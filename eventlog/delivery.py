@@ -281,7 +281,7 @@ def footprint(folder: str, files: Files = LOCAL) -> str:
     files_of += [(sealed, str(name)) for names in found.sealed.values() for name in names]
     parts = []
     if found.archived:
-        from eventlog.archive import stamps
+        from eventlog.archived import stamps
 
         parts += [f"{name} {size} {time!r}" for name, size, time in stamps(folder, files)]
     for place, name in files_of:

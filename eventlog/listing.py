@@ -68,6 +68,6 @@ def _archived(folder: str, store: Store) -> dict[str, tuple[ArchivedName, ...]]:
     place = os.path.join(os.path.dirname(folder.rstrip("/")), SEALED)
     if not any(map(is_archive, store.names(place))):
         return {}
-    from eventlog.archive import archived
+    from eventlog.archived import archived
 
     return archived(folder, store)

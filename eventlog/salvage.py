@@ -18,7 +18,8 @@ import os
 from typing import TYPE_CHECKING
 
 from eventlog import blobs, runfile
-from eventlog.archive import absent, check_sealed, open_sealed
+from eventlog.archive import check_sealed, open_sealed
+from eventlog.archived import absent
 from eventlog.columns import numbers
 from eventlog.errors import FormatError, IntegrityError, UsageError
 from eventlog.files import LOCAL, Files

@@ -32,7 +32,8 @@ EVENTLOG = [
     {"chain", "footer", "headless", "runfile"},
     {"sealed"},
     {"archive", "sealedwriter", "lookup"},
-    {"commit", "listing"},
+    {"commit", "archived"},
+    {"listing"},
     {"blobstore"},
     {"journal", "reader", "attempts", "home"},
     {"seal", "forks", "gaps", "views", "glance", "resume", "catalog", "mentions", "archivewriter"},
@@ -61,7 +62,7 @@ CAPTURE |= {"backlog", "segment", "journal", "reader", "runfile", "attempts", "h
 CAPTURE |= {"options", "intake", "background", "shape", "shapes", "chain", "commit", "blobstore"}
 CAPTURE |= {"resume", "recorded", "provenance", "run", "start", "__init__"}
 CAPTURE |= {"strip", "sealed", "sealedwriter", "archive", "fingerprint", "pages", "columns"}
-CAPTURE |= {"ahead", "footer", "lookup", "formats", "listing", "tally"}
+CAPTURE |= {"ahead", "footer", "lookup", "formats", "listing", "tally", "archived"}
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -170,7 +171,8 @@ code = run({arguments!r})
 loaded = set(sys.modules) - before
 heavy = "pyarrow numpy rich importlib.metadata socket asyncio email.message http.client "
 heavy += "eventlog.reader eventlog.segment eventlog.journal eventlog.seal eventlog.audit "
-heavy += "eventlog.archive eventlog.views eventlog.cli.commands replayers.loop replayers.watch"
+heavy += "eventlog.archive eventlog.archived eventlog.views eventlog.cli.commands "
+heavy += "replayers.loop replayers.watch"
 print(code, [name for name in heavy.split() if name in loaded], file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,7 +15,8 @@ import pytest
 
 import eventlog
 from eventlog import pages
-from eventlog.archive import archived, open_sealed
+from eventlog.archive import open_sealed
+from eventlog.archived import archived
 from eventlog.archiving import archive
 from eventlog.audit import verify
 from eventlog.catalog import Found, find_all

@@ -14,7 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eventlog.archive import WholeArchive, absent, read
+from eventlog.archive import WholeArchive, read
+from eventlog.archived import absent
 from eventlog.archiving import archive
 from eventlog.errors import EventlogError
 from eventlog.listing import listing
