@@ -95,7 +95,7 @@ class Cursor:
     (`replayers.superseding`), "" for ``append``; `looked` what was known when it was last looked for
     some; `generation` which run of the target is written to, "" for the first; `replaced` the
     target's ids and the generations of the ones before, of which the last is `unmarked` until the
-    target says so itself. `unproven` says that no sync came to its end since the target had to be
+    target says so itself; `shown_as` what people called it there before it was rebuilt. `unproven` says that no sync came to its end since the target had to be
     asked what it holds: it has to be asked again.
     """
 
@@ -122,6 +122,7 @@ class Cursor:
     generation: str = ""
     replaced: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     unmarked: bool = False
+    shown_as: str = ""
     unproven: bool = False
 
     def mark(self, writer: str) -> Mark:

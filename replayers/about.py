@@ -22,6 +22,7 @@ def run_info(
     create: bool = True,
     generation: str = "",
     replaces: str = "",
+    shown_as: str = "",
 ) -> RunInfo:
     """Return what a target is told of a run."""
     from eventlog.reader import headers
@@ -41,6 +42,7 @@ def run_info(
         create=create,
         generation=generation,
         replaces=replaces,
+        shown_as=shown_as,
     )
 
 

@@ -224,6 +224,7 @@ class Passage:
             adopt_by_name=self.settings.adopt_by_name and not self.cursor.generation,
             generation=self.cursor.generation,
             replaces=former,
+            shown_as=self.cursor.shown_as,
         )
         target = self.target
         return self.sender.again(lambda: target.open(info))

@@ -85,7 +85,8 @@ def supersede(way: Passage, *, ended: bool) -> bool:
         for writer in way.parts:
             way.durable.make(writer)  # soon it is the only copy
         refuse_loss(compare().run(details=False), label)
-        way.start_again(anew(way.cursor, ""), told)
+        name = getattr(session, "shown_as", "")
+        way.start_again(dataclasses.replace(anew(way.cursor, ""), shown_as=name), told)
         way.sender.again(session.discard)  # type: ignore[attr-defined]
         way.save(dataclasses.replace(way.cursor, looked=looked))
         way.outcome.notes.append(f"rebuilt: {held} of its points were superseded")

@@ -131,4 +131,5 @@ def next_generation(cursor: Cursor, generation: str, looked: str) -> Cursor:
         generation=generation,
         replaced=[*cursor.replaced, former],
         unmarked=True,
+        shown_as="",
     )

@@ -73,6 +73,8 @@ class RunInfo:
     generation, replaces:
         Beside the id what tells this run from the runs that it replaces (`replayers.superseding`),
         "" for the first; the target's own id of the one it replaces, to be shown.
+    shown_as:
+        What people called the run in the target before it was rebuilt; "" for its own name.
     """
 
     id: str
@@ -86,6 +88,7 @@ class RunInfo:
     create: bool = True
     generation: str = ""
     replaces: str = ""
+    shown_as: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +159,8 @@ class Session(Protocol):
     known_as: str
     # A session may have `found_by`: in words, how its run was found in the target ("its tag ..."),
     # None if it was made; it is said once for each attempt which run is gone on with.
+    # A session may have `shown_as`: what people call the run in the target, "" if that is its own
+    # name; a target that rebuilds a run is told so (`RunInfo.shown_as`).
     # A session may have `notices_loss = True`: `open` and `send` themselves find out that a target
     # has lost what it held. Otherwise the loop confirms the last event it knows to be held.
 

@@ -84,6 +84,12 @@ class TrackioSession:
         #: See `replayers.target.Session`.
         self.found_by = "its id" if self._refuse_foreign() else None
 
+    @property
+    def shown_as(self) -> str:
+        """The name that somebody gave the run in Trackio; "" for the one that it got here."""
+        _config, name = self._stored()
+        return "" if name == run_name(self.run) else name
+
     # -------------------------------------------------------------------- held
 
     def held(self) -> Positions:
@@ -371,7 +377,7 @@ class TrackioSession:
         sql = "SELECT run_name FROM metrics WHERE run_id = ? ORDER BY id DESC LIMIT 1"
         for (name,) in self._query(sql, self.known_as):
             return None, name
-        return None, run_name(self.run)
+        return None, self.run.shown_as or run_name(self.run)
 
 
 def _read_json(text: str, where: str) -> Any:

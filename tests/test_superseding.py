@@ -21,8 +21,8 @@ from replayers.compare import Comparer
 from replayers.conformance_death import Dead, Interposed
 from replayers.replay import Settings, delivery_of, replay, run_info
 from replayers.superseding import check_choice
-from replayers.target import Target
-from replayers.to_memory import MemoryTarget
+from replayers.target import RunInfo, Target
+from replayers.to_memory import MemorySession, MemoryTarget
 
 QUICK = Settings(batch_rows=7, tries=2, backoff=(0.0, 0.001))
 NEW_RUN = dataclasses.replace(QUICK, superseded="new-run")
@@ -112,6 +112,27 @@ def test_the_runs_name_each_other(tmp_path: Path, state: str) -> None:
     assert (old.replaced_by, new.info.replaces) == (two.known_as, one.known_as)
     told = list(delivery_of(attempt(tmp_path, range(0)), target, state).ledger())
     assert any(e.get("superseded") == "new-run" and e.get("points") == 10 for e in told)
+
+
+class Named(MemoryTarget):
+    """People call its runs otherwise."""
+
+    def open(self, run: RunInfo) -> MemorySession:
+        session = super().open(run)
+        session.shown_as = "better"  # type: ignore[attr-defined]
+        return session
+
+
+@pytest.mark.parametrize("choice", ["new-run", "rebuild"])
+def test_a_target_is_told_what_a_run_was_called_that_is_rebuilt(
+    choice: str, tmp_path: Path, state: str
+) -> None:
+    target, settings = Named(), dataclasses.replace(QUICK, superseded=choice)
+    for steps in (range(10), range(5, 15)):
+        found = attempt(tmp_path, steps)
+        replay(found, target, state, settings=settings)
+    names = [run.info.shown_as for run in target.runs.values()]
+    assert names == (["", ""] if choice == "new-run" else ["better"])
 
 
 @pytest.mark.parametrize("settings", [NEW_RUN, REBUILD], ids=["new-run", "rebuild"])

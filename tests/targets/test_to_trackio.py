@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -997,6 +998,22 @@ def test_a_run_that_is_discarded_is_gone_and_its_namesake_is_whole(folder):
 
 def test_a_run_of_a_server_that_is_discarded_is_gone_and_its_namesake_is_whole(server):
     assert rebuilt(server.address) == ([((), None), (((0, 9),), "its id")], True)
+
+
+def test_a_run_that_is_rebuilt_keeps_the_name_that_somebody_gave_it(target, folder):
+    session = target.open(RUN)
+    assert session.shown_as == ""
+    session.send(series(0, 9))
+    assert session.shown_as == ""
+    log_by_trackio(folder, "rename_run('ppo', 'qwen 7b', 'better', run_id='run-1')")
+    again = dataclasses.replace(RUN, shown_as=target.open(RUN).shown_as)
+    session.discard()
+    session = target.open(again)
+    assert session.shown_as == "better"
+    session.send(series(0, 4))
+    session.close(RunState("finished"))
+    for table in ("metrics", "configs"):
+        assert sql(folder, f"SELECT DISTINCT run_name FROM {table}") == [("better",)]
 
 
 @pytest.mark.parametrize(
