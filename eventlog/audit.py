@@ -18,7 +18,7 @@ from eventlog.footer import Lost
 from eventlog.forks import forks
 from eventlog.frame import HEAD, PREFIX, first_seq, read_head
 from eventlog.gaps import Losses, blobs_of, gaps
-from eventlog.layout import ArchivedName, SegmentName, is_blob, segment_name
+from eventlog.layout import BLOBS, ArchivedName, SegmentName, is_blob, segment_name
 from eventlog.listing import listing
 from eventlog.reader import WriterReader, headers, may_hold_events
 from eventlog.restored import Contradiction
@@ -377,7 +377,8 @@ def _declared(table: pa.Table) -> Iterator[dict[str, int | None]]:
 
 def _blobs(folder: str, writer: str, store: Store) -> list[tuple[int, str, bool]]:
     """Check every blob that an event names; return the event, what is wrong, and whether a power
-    cut may have done it. What is recorded as never written is no surprise.
+    cut may have done it. That a blob is not there of which is recorded that it was never written
+    is no surprise; that it is there, and not whole, is one.
     """
     problems: dict[str, tuple[int, str, bool]] = {}
     checked: set[str] = set()
@@ -400,7 +401,21 @@ def _blobs(folder: str, writer: str, store: Store) -> list[tuple[int, str, bool]
                         problems[sha] = seq, text, is_blob(sha)
     except (EventlogError, OSError, ValueError, AttributeError, TypeError):
         pass  # reported with the writer
-    return [found for sha, found in problems.items() if sha not in never]
+    return [
+        found
+        for sha, found in problems.items()
+        if sha not in never or _is_there(os.path.join(folder, BLOBS, sha), store)
+    ]
+
+
+def _is_there(path: str, store: Store) -> bool:
+    try:
+        store.size(path)
+    except FileNotFoundError:
+        return False
+    except OSError:  # nobody can tell
+        return True
+    return True
 
 
 __all__ = [

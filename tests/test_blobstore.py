@@ -196,6 +196,15 @@ def test_what_finds_no_room_until_the_end_is_recorded_as_never_written(tmp_path:
     assert [text for text in one.said if "training goes on" in text] == one.said[:1]
     assert "3 tables or large values were lost" in one.said[1]
     assert len(one.said) == 2
+    # What is there all the same, from another copy say, is checked.
+    for n in range(1, 4):
+        blobs.put(str(tmp_path), table(n).to_bytes())
+    assert verify(str(tmp_path)).verdict == "ok"
+    damaged = tmp_path / "blobs" / sorted(names)[1]
+    damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
+    report = verify(str(tmp_path))
+    assert (report.verdict, len(report.problems)) == ("torn", 1)
+    assert "its name says" in report.problems[0]
 
 
 def test_a_disk_that_is_gone_to_the_end_takes_no_training_with_it(
