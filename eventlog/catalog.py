@@ -127,6 +127,12 @@ def _open(folder: str, journal: str, files: Files) -> Found | Unreadable:
             text = f"run.json says that this is the run {run.id!r}, and its folder is another's"
             hint = "bring back the run.json of this folder, or the folder's name"
             raise IntegrityError(text, on=folder, hint=hint)
+        above = os.path.basename(os.path.dirname(folder))
+        if above.startswith(PROJECT_PREFIX) and above != PROJECT_PREFIX + escape(run.project):
+            text = f"run.json says that this run is of the project {run.project!r}, and its folder"
+            text += " lies in another's"
+            hint = "bring back the run.json of this folder, or the project's folder or its name"
+            raise IntegrityError(text, on=folder, hint=hint)
         if archives:
             _check_archives(folder, archives, files)
         return Found(run, folder, journal)

@@ -51,7 +51,7 @@ class RunFile:
         Raises
         ------
         IntegrityError
-            If one names another run.
+            If one names another run, or another project.
         """
         for headers in parts.values():
             for header in headers:
@@ -59,6 +59,14 @@ class RunFile:
                     raise IntegrityError(
                         f"run.json says that this is the run {self.id!r}, and {header.name} is of "
                         f"the run {header.run!r}",
+                        on=folder,
+                        hint="bring back the run.json of this folder, or the files of this run",
+                    )
+                project = header.identity.get("project", self.project)
+                if project != self.project:
+                    raise IntegrityError(
+                        f"run.json says that this run is of the project {self.project!r}, and "
+                        f"{header.name} of {project!r}",
                         on=folder,
                         hint="bring back the run.json of this folder, or the files of this run",
                     )

@@ -482,6 +482,28 @@ def test_a_run_json_that_names_another_run_is_an_integrity_error(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("how", ["in place", "renamed", "by itself"])
+@pytest.mark.parametrize("command", ["verify", "sync", "status"])
+def test_a_run_json_that_names_another_project_is_an_integrity_error(
+    cli: Cli, journal: Path, tmp_path: Path, command: str, how: str
+) -> None:
+    folder = journal / "project=q" / "run=other"
+    fields = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**fields, "project": "mine"}))
+    place = journal
+    if how == "renamed":
+        folder.parent.rename(journal / "project=mine")
+    elif how == "by itself":
+        place = folder.rename(tmp_path / "elsewhere")
+    before = (sorted(journal.rglob("*")), sorted(place.rglob("*")))
+    done = cli(command, place, *(["--to", "memory"] if command == "sync" else []), "--run", "other")
+    assert done.returncode == 4, (done.stdout, done.stderr)
+    assert "run.json says that this run is of the project 'mine'" in done.stderr
+    assert "Traceback" not in done.stderr
+    if how == "in place":  # not even a cursor
+        assert before == (sorted(journal.rglob("*")), sorted(place.rglob("*")))
+
+
 def test_a_run_json_that_names_another_run_gives_no_series(journal: Path) -> None:
     folder = lying(journal, "renamed")
     with pytest.raises(eventlog.errors.IntegrityError, match=r"run\.json says"):
