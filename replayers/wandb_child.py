@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from eventlog.errors import UsageError
+from replayers import wandb_folder
 from replayers.pipe import talk
 from replayers.target import Down, Retry, Unauthorised
 
@@ -100,14 +99,14 @@ class WandbChild:
                     pipe.close()
             child.wait()
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            wandb_folder.remove(self._folder)
             self._folder = ""
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.kill()  # wandb-core may have outlived it
-        self._folder = tempfile.mkdtemp(prefix="eventlog-wandb-")
+        self._folder = wandb_folder.make()
         self._process = subprocess.Popen(
             [sys.executable, str(_WORKER), str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -126,15 +125,19 @@ class WandbChild:
         kept = {k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith("WANDB_")}
         if self._base_url:
             kept["WANDB_BASE_URL"] = self._base_url
-        return kept | {
-            "WANDB_DIR": self._folder,
-            "WANDB_CACHE_DIR": self._folder,
-            "WANDB_DATA_DIR": self._folder,
-            "WANDB_ERROR_REPORTING": "false",
-            "WANDB_SILENT": "true",
-            "WANDB_CONSOLE": "off",
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        }
+        return (
+            kept
+            | wandb_folder.temporary(self._folder)
+            | {
+                "WANDB_DIR": self._folder,
+                "WANDB_CACHE_DIR": self._folder,
+                "WANDB_DATA_DIR": self._folder,
+                "WANDB_ERROR_REPORTING": "false",
+                "WANDB_SILENT": "true",
+                "WANDB_CONSOLE": "off",
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            }
+        )
 
 
 def _error(kind: str, what: str, shown: str) -> Exception:

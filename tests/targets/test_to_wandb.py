@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -632,6 +633,10 @@ def test_a_claim_that_an_older_sync_stores_late_does_not_stop_the_newer_one(
 def test_a_child_that_dies_costs_nothing_but_time(
     wandb_loopback: WandbLoopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
+    # A short path: those of sockets are.
+    short = Path(tempfile.mkdtemp(prefix="w"))
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
+    monkeypatch.setenv("TMPDIR", str(short))
     run = begin(tmp_path)
     for step in range(1000):
         run.log(row(step), step=step)
@@ -653,6 +658,8 @@ def test_a_child_that_dies_costs_nothing_but_time(
     assert session.confirm(batch)
     target.close()
     assert not alive_in(group)
+    assert not list(short.iterdir()), "wandb left something in the folder of temporary files"
+    short.rmdir()
     report = only(wandb_loopback)
     whole(report)
     assert report["history_rows"] == 1000
