@@ -118,14 +118,14 @@ class Backlog:
         The blobs that wait, by SHA-256, the oldest first.
     dropped:
         What was dropped and is not recorded yet.
-    lost:
-        How many events were dropped in all.
+    lost, lost_values:
+        How many events, and how many tables and large values, were dropped in all.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
-        self.lost = 0
+        self.lost = self.lost_values = 0
         self.dropped = Dropped()
         self.blobs: dict[str, Blob] = {}
         self._blob_bytes = 0
@@ -154,12 +154,17 @@ class Backlog:
         size = blob.size()
         full = self.bytes + size > self.limit or self._blob_bytes + size > self.limit // 2
         if full or len(self.blobs) >= _BLOBS:
-            self.dropped.add_value(blob.time, blob.step, reason)
+            self.drop_value(blob.time, blob.step, reason)
             return False
         self.blobs[digest] = blob
         self.bytes += size
         self._blob_bytes += size
         return True
+
+    def drop_value(self, time: int, step: int | None, reason: str | None) -> None:
+        """Count a blob, or what would have been one, as dropped."""
+        self.dropped.add_value(time, step, reason)
+        self.lost_values += 1
 
     def forget(self, digest: str) -> None:
         """Keep a blob no longer: it was written."""
@@ -168,15 +173,14 @@ class Backlog:
             self.bytes -= blob.size()
             self._blob_bytes -= blob.size()
 
-    def drop_blobs(self, reason: str) -> int:
-        """Drop all blobs, which events name; return how many. The next drain records it."""
-        dropped, count = self.dropped, len(self.blobs)
+    def drop_blobs(self, reason: str) -> None:
+        """Drop all blobs, which events name. The next drain records it."""
+        dropped = self.dropped
         for digest, blob in list(self.blobs.items()):
-            dropped.add_value(blob.time, blob.step, reason)
+            self.drop_value(blob.time, blob.step, reason)
             dropped.blobs.append(digest)
             dropped.seq = blob.seq if dropped.seq is None else min(blob.seq, dropped.seq)
             self.forget(digest)
-        return count
 
     def bound(self, seq: int) -> int:
         """Return up to where, `seq` at most, no event names a blob that waits, or one of which no
@@ -234,6 +238,11 @@ class Backlog:
     def queued(self) -> bool:
         """Whether there is something to write that new events must not overtake."""
         return bool(self._events) or self.dropped.events > 0
+
+    def losses(self) -> str:
+        """Return what is lost if nothing is written any more, in words; empty if nothing is."""
+        counts = {"events": self.lost + len(self), "tables or large values": self.lost_values}
+        return " and ".join(f"{count} {what}" for what, count in counts.items() if count)
 
     def __bool__(self) -> bool:
         """Return whether there is something to write: an event, a blob, the account of lost ones."""

@@ -62,7 +62,7 @@ class BlobStore:
                 blob = Blob(data, self._chain.seq, time, step)
                 kept = self._backlog.keep(digest, blob, self._reason())
         except blobs.NoRoom as error:  # in the handler of a signal
-            self._backlog.dropped.add_value(time, step, str(error))
+            self._backlog.drop_value(time, step, str(error))
             raise
         if not kept:
             raise blobs.NoRoom(self._reason())
@@ -89,10 +89,10 @@ class BlobStore:
         if failed is None:
             self._failures = 0
 
-    def give_up(self, within: Within) -> int:
-        """Drop what still waits, and have it recorded; return how many blobs that were."""
+    def give_up(self, within: Within) -> None:
+        """Drop what still waits, and have it recorded."""
         with within():
-            return self._backlog.drop_blobs(self._reason())
+            self._backlog.drop_blobs(self._reason())
 
     def _failed(self, error: OSError) -> None:
         self._failures += 1

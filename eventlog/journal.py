@@ -145,6 +145,11 @@ class Writer:
         """How many of them are known to survive a power cut."""
         return self._chain.durable
 
+    @property
+    def lossy(self) -> bool:
+        """Whether something is lost, which `close` says."""
+        return bool(self._backlog.losses())
+
     def health(self) -> Health:
         """Return how this writer is."""
         with self._lock:
@@ -525,24 +530,37 @@ class Writer:
                 named = True
             with self._lock:
                 self._append_last(*self._last, named)
-        durable = True
+        trouble: JournalError | None = None
         try:
             self.commit()
         except JournalError as error:
-            durable = False
-            self._warn(str(error))
+            trouble = error
+        self._tell_losses(trouble)
+        durable = trouble is None
         with self._commit.running, self._lock:
             self._chain.end(durable=durable)
 
     def _give_up_blobs(self) -> None:
         """Try the disk once more; what finds no room by now never will."""
         self._place_blobs(eager=True)
-        with contextlib.suppress(NoRoom):
-            if self._backlog.blobs and (count := self._blobs.give_up(self._alone)):
-                self._warn(
-                    f"{count} tables or large values were lost, because the journal could not be "
-                    f"written; it is recorded as soon as it can be: {self.folder}"
-                )
+        if self._backlog.blobs:
+            with contextlib.suppress(NoRoom):
+                self._blobs.give_up(self._alone)
+
+    def _tell_losses(self, trouble: JournalError | None) -> None:
+        """Say what is lost for good, in one sentence, now that nothing waits any more."""
+        lost = self._backlog.losses()
+        if lost:
+            known = "is recorded" if not self._backlog else f"could not be recorded ({self._why()})"
+            self._warn(
+                f"{lost} were lost, because the journal could not be written; that {known}: "
+                f"{self.folder}"
+            )
+        elif trouble is not None:
+            self._warn(str(trouble))
+
+    def _why(self) -> str:
+        return str(self._chain.error or self._commit.error or "no room")
 
     def _append_last(self, last: Last, time: int, named: bool) -> None:
         with self._busy():

@@ -30,7 +30,7 @@ _SLURM = (
     "JOB_NODELIST JOB_NUM_NODES JOB_PARTITION CLUSTER_NAME SUBMIT_DIR SUBMIT_HOST"
 ).split()
 _SECRET = re.compile(r"(?i)api[-_]?key|access[-_]?key|passw|secret|credential")
-_TOKEN = re.compile(r"(?i)token")
+_TOKEN = re.compile(r"(?i)token(?!i[sz])")
 #: What no token is: ``max_token_len=4096`` is only named like one.
 _HARMLESS = re.compile(r"(?i)[-+]?[0-9][0-9_.,]*(e[-+]?[0-9]+)?|true|false|none|null|")
 _IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
@@ -219,9 +219,9 @@ def without_secrets(arguments: list[str]) -> list[str]:
     before = ""
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if before and not argument.startswith("-") and _is_secret(before, argument):
+        if before and not argument.startswith("-") and is_secret(before, argument):
             argument = "***"
-        elif equals and _is_secret(name, value):
+        elif equals and is_secret(name, value):
             argument = f"{name}=***"
         before = "" if equals or not argument.startswith("-") else argument
         out.append(without_credentials(argument))
@@ -233,7 +233,8 @@ def without_credentials(text: str) -> str:
     return _IN_QUERY.sub(r"\1***", _IN_ADDRESS.sub("***@", text))
 
 
-def _is_secret(name: str, value: str) -> bool:
+def is_secret(name: str, value: str) -> bool:
+    """Return whether an option or a key is named like a secret, and its value may be one."""
     if _SECRET.search(name):
         return True
     return bool(_TOKEN.search(name)) and not _HARMLESS.fullmatch(value)

@@ -260,7 +260,8 @@ class Run:
             try:
                 seal(writer.folder, writer=writer.name)
             except Exception as error:  # Arrow cannot be begun to be used while Python ends, say
-                self._warn(f"the run was not sealed ({error}); eventlog seal can do it later")
+                if not writer.lossy:  # else the disk was told of a moment ago
+                    self._warn(f"the run was not sealed ({error}); eventlog seal can do it later")
         if os.getpid() == self._pid and not self._quiet:
             print(
                 f"eventlog: {self.name} {self._ended_as(exit_code)}, {writer.seq} events in "

@@ -45,7 +45,7 @@ EVENTLOG = [
     {"run"},
     {"start"},
     {"__init__"},
-    {"integrations.__init__", "integrations.verl_settings"},
+    {"integrations.__init__", "integrations.verl_config", "integrations.verl_settings"},
     {"integrations.verl_runs"},
     {"integrations.verl"},
     {"cli.output", "cli.findings"},

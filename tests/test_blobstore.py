@@ -173,7 +173,8 @@ def test_what_finds_no_memory_either_is_null_and_counted(tmp_path: Path) -> None
     report = verify(str(tmp_path))
     assert report.verdict == "ok"
     assert "values between the steps" in " ".join(report.writers[0].problems)
-    assert len(one.said) == 1
+    assert len(one.said) == 2
+    assert f"{20 - waiting} tables or large values were lost, " in one.said[1]
 
 
 def test_what_finds_no_room_until_the_end_is_recorded_as_never_written(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from eventlog import start
 from eventlog.errors import EventlogError, JournalError
+from eventlog.integrations.verl_config import MARK, resolved
 from eventlog.integrations.verl_settings import fleeting, only_validates, restart, settings
 from eventlog.recorded import plain, readable
 from eventlog.resume import FROM_NAME
@@ -76,10 +77,21 @@ class SharedRun:
             return
         try:
             if config is not None:
-                run.config.update(config)
+                self._record_config(run, config)
             self._state_restart(run, config)
         except Exception as error:
             log.warning("eventlog: the config was not recorded: %s", error)
+
+    def _record_config(self, run: Run, config: Any) -> None:
+        values, broken = resolved(config)
+        run.config.update(values)
+        told = [key for key in broken if not key.startswith("trainer.eventlog")]  # by `settings`
+        if told:
+            more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+            run._warn(
+                f"the config has {len(told)} values that cannot be resolved; each is recorded as "
+                f"it is written, behind '{MARK}': {', '.join(told[:5])}{more}"
+            )
 
     def _state_restart(self, run: Run, config: Any) -> None:
         step, told_by = self._settings.resume_step, "trainer.eventlog.resume_step"
@@ -110,7 +122,8 @@ class SharedRun:
             self._late_open()
         if self.run is None:
             if self._waiting:
-                log.warning("eventlog: %d calls of log() are lost", len(self._waiting))
+                lost = len(self._waiting) + self._dropped
+                log.warning("eventlog: %d calls of log() are lost", lost)
         elif exit_code is None:
             self.run._end(None, sealing=False)  # the next start seals; a destructor is short
         else:

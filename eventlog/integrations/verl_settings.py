@@ -60,7 +60,11 @@ def settings(config: Any) -> Settings:
     understood is left out, with a problem that says so.
     """
     problems: list[str] = []
-    told = _get(_get(config, "trainer"), "eventlog")
+    trainer = _get(config, "trainer")
+    try:
+        told = trainer.get("eventlog") if isinstance(trainer, Mapping) else None
+    except Exception as error:
+        return Settings(problems=(_unresolved("trainer.eventlog", error),))
     if told is None:
         return Settings()
     if not isinstance(told, Mapping):
@@ -69,7 +73,11 @@ def settings(config: Any) -> Settings:
     values: dict[str, Any] = {}
     for key in told:
         reader = _READERS.get(str(key))
-        value = _get(told, key)
+        try:
+            value = told.get(key)
+        except Exception as error:
+            problems.append(_unresolved(f"trainer.eventlog.{key}", error))
+            continue
         if reader is None:
             known = ", ".join(_READERS)
             problems.append(f"trainer.eventlog.{key} is unknown and left out; known are {known}")
@@ -79,6 +87,11 @@ def settings(config: Any) -> Settings:
             except ValueError as error:
                 problems.append(f"trainer.eventlog.{key}={value!r} was left out: {error}")
     return Settings(**values, problems=tuple(problems))
+
+
+def _unresolved(key: str, error: Exception) -> str:
+    first = str(error).partition("\n")[0]
+    return f"{key} cannot be resolved, and was left out ({first})"
 
 
 def fleeting(folder: str) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import types
@@ -466,6 +467,15 @@ def test_what_is_kept_back_is_bounded_and_what_is_lost_is_counted(
     assert "with 2 calls of log() that waited; 3 are lost" in caplog.text
 
 
+def test_what_is_lost_of_what_was_kept_back_is_counted_whole(
+    tracking: Any, runs: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runs, "KEPT_BACK", 2)
+    Path("file").write_text("in the way")
+    exercise(tracking, config("file/journal"))
+    assert warnings(caplog)[1:] == ["eventlog: 6 calls of log() are lost"]
+
+
 def test_a_run_of_somebody_else_is_not_joined_and_training_goes_on(
     tracking: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -631,3 +641,50 @@ if sys.argv[1] == "True":
     assert ("1 calls of log() are lost" in done.stderr) == (not mended), done.stderr
     if mended:
         assert metrics(str(tmp_path / "journal")) == [(0, {"loss": 0.5})]
+
+
+# ------------------------------------------------------------------------------ a full disk
+
+
+@pytest.mark.parametrize(
+    ("numbers", "room", "lost"),
+    [
+        (1, False, "[0-9]+ tables or large values were lost, .*; that is recorded: "),
+        (60, False, "[0-9]+ events and [0-9]+ tables .* were lost, .*; that could not be recorded"),
+        (60, True, ""),
+    ],
+)
+def test_a_disk_that_stays_full_is_told_once_in_training_and_what_is_lost_once_at_the_end(
+    tmp_path: Path, numbers: int, room: bool, lost: str
+) -> None:
+    code = """
+import json, subprocess, sys
+from tests.integrations import verl_source
+folder, numbers, room = sys.argv[1], *map(json.loads, sys.argv[2:])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", folder], check=True)
+tracking = verl_source.tracking()
+one = tracking.Tracking("p", "n", "eventlog", {"trainer": {"eventlog": {"dir": folder}}})
+samples = tracking.ValidationGenerationsLogger("p", "n")
+for step in range(12):
+    samples.log("eventlog", [(str(step) * 20_000, "b" * 20_000, 1.0)], step)
+    for _ in range(numbers // 2):
+        one.log({f"metric_{i}": step / 3 for i in range(numbers)}, step)
+if room:
+    subprocess.run(["mount", "-o", "remount,size=20m", folder], check=True)
+one.finish()
+"""
+    here = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*here, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no namespace of its own can be had here")
+    done = subprocess.run(
+        [*here, sys.executable, "-c", code, str(tmp_path), str(numbers), json.dumps(room)],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    begun, training, *end, finished = done.stderr.splitlines()
+    assert ("is logged to" in begun, "n finished" in finished) == (True, True), done.stderr
+    assert "training goes on, up to 64 MiB of events wait" in training
+    assert len(end) == bool(lost), done.stderr
+    assert all(re.search(lost, line) for line in end), done.stderr
