@@ -83,7 +83,7 @@ WHOLE = [(step, step / 7) for step in range(50)]
 
 def test_what_the_program_logs_is_there_when_it_has_ended(tmp_path: Path, start: Exec) -> None:
     done = start(TRAIN + "print('out'); print('err', file=sys.stderr); sys.exit(7)")
-    out, err = done.communicate(timeout=90)
+    out, err = done.communicate(timeout=180)
     assert (done.returncode, out) == (7, "out\n"), err
     assert "err" in err
     assert losses(tmp_path / "t") == WHOLE
@@ -95,7 +95,7 @@ def test_what_the_program_logs_is_there_when_it_has_ended(tmp_path: Path, start:
 )
 def test_the_death_of_the_program_is_passed_on(tmp_path: Path, start: Exec, name: str) -> None:
     done = start(TRAIN + f"import os, signal; os.kill(os.getpid(), signal.{name})")
-    _out, err = done.communicate(timeout=90)
+    _out, err = done.communicate(timeout=180)
     assert done.returncode == -getattr(signal, name), err
     assert losses(tmp_path / "t") == WHOLE
 
@@ -120,7 +120,7 @@ sys.exit(3)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(getattr(signal, name))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert (process.returncode, out) == (3, "1\n"), err
 
 
@@ -167,7 +167,7 @@ def test_input_and_what_else_was_handed_over_are_the_programs(tmp_path: Path, st
     os.close(writing)
     code = f"import os, sys; print(sys.stdin.read(), os.read({reading}, 10).decode())"
     process = start(code, stdin=subprocess.PIPE, pass_fds=(reading,))
-    out, err = process.communicate("some", timeout=60)
+    out, err = process.communicate("some", timeout=180)
     os.close(reading)
     assert (process.returncode, out) == (0, "some more\n"), err
 
@@ -186,7 +186,7 @@ def test_a_target_that_is_missing_changes_nothing_but_a_line(
     tmp_path: Path, start: Exec, to: str, says: str
 ) -> None:
     process = start(TRAIN + "sys.exit(5)", "--to", to, "--drain", 10)
-    _out, err = process.communicate(timeout=90)
+    _out, err = process.communicate(timeout=180)
     assert process.returncode == 5, err
     assert says in err
     assert "Traceback" not in err
@@ -228,7 +228,7 @@ def test_runs_of_other_programs_in_the_journal_are_left_alone(tmp_path: Path, st
     other = TRAIN.replace('"x"', '"other"') + "run.finish()"
     subprocess.run([sys.executable, "-c", other], cwd=tmp_path, check=True)
     process = start(TRAIN)
-    _out, err = process.communicate(timeout=90)
+    _out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert losses(tmp_path / "t") == WHOLE
 

@@ -72,7 +72,7 @@ def test_an_interrupted_sync_reports_what_it_did(
     until(lambda: acked(tmp_path, "b", to) > before)
     for name in names:
         process.send_signal(getattr(signal, name))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "interrupted; what was done is kept" in err
@@ -102,7 +102,7 @@ def test_a_watch_that_is_interrupted_ends_with_its_reports(tmp_path: Path) -> No
     process = start(tmp_path, "memory:here", "--watch", "--json", "--batch", 5, "--rate", 100)
     until(lambda: acked(tmp_path, "a", "memory:here") > 0)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 130, err
     *lines, last = map(json.loads, out.splitlines())
     assert all("target" in line for line in lines)
@@ -117,6 +117,6 @@ def test_for_people_the_table_says_it_and_a_run_that_was_not_begun_is_not_ok(
     process = start(tmp_path, "memory:here", "--batch", 5, "--rate", 1)
     until(lambda: acked(tmp_path, "a", "memory:here") > 0)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 130, err
     assert [line.split()[-1] for line in out.splitlines()[1:]] == ["interrupted"] * 2, out

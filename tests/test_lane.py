@@ -94,7 +94,7 @@ def check(found: list[Found], target: MemoryTarget) -> None:
 
 def test_runs_are_sent_side_by_side_each_in_order_and_once(tmp_path: Path) -> None:
     found = make_runs(tmp_path / "j", 12)
-    meet = threading.Barrier(4, timeout=30)
+    meet = threading.Barrier(4, timeout=180)
     met = threading.Event()
 
     def before(run: str) -> None:
@@ -385,7 +385,7 @@ def test_a_target_that_cannot_be_made_again_ends_no_thread(tmp_path: Path) -> No
         lane.add(Stream(item, str(tmp_path / "state"), QUICK, lane.pace))
     worker = threading.Thread(target=work, args=([lane], threading.Event()), daemon=True)
     worker.start()
-    worker.join(30)
+    worker.join(120)
     assert not worker.is_alive()
     assert [stream.exit_code for stream in lane.streams()] == [0, 2, 2]
 

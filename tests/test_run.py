@@ -379,7 +379,7 @@ def test_every_way_a_process_ends_is_recorded(tmp_path: Path, end: str) -> None:
         f"import eventlog; run = eventlog.init('p', 'n', id='x', dir={str(tmp_path)!r});"
         f"run.log({{'a': 1}}, step=1)\n{end}"
     )
-    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=180, check=False)
     folder = tmp_path / "project=p" / "run=x"
     (writer,) = listing(str(folder)).writers
     found = list(WriterReader(str(folder), writer).events())
@@ -396,7 +396,7 @@ for n in range(4):
     run = eventlog.init('p', 'n', id=f'x{{n}}', dir={str(tmp_path)!r}, durability='memory')
     run.log({{'a': n}})
 """
-    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=180, check=True)
     for n in range(4):
         folder = str(tmp_path / "project=p" / f"run=x{n}")
         (writer,) = listing(folder).writers

@@ -365,7 +365,7 @@ def test_the_command_follows_into_trackio_and_an_interrupt_leaves_a_safe_cursor(
         if step in (10, 20, 30):
             until(lambda: points(tmp_path / "t") >= step)
     process.send_signal(signal.SIGTERM)
-    _out, err = process.communicate(timeout=60)
+    _out, err = process.communicate(timeout=180)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     run.finish()
@@ -373,7 +373,7 @@ def test_the_command_follows_into_trackio_and_an_interrupt_leaves_a_safe_cursor(
     last = command(
         "sync", tmp_path / "j", *to, "--watch", "--until-finished", "--grace", 0, "--json"
     )
-    out, err = last.communicate(timeout=60)
+    out, err = last.communicate(timeout=180)
     assert last.returncode == 0, err
     (report,) = json.loads(out.splitlines()[-1])["reports"]
     assert (report["settled"], report["events"]) == (42, 42)

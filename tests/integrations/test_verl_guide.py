@@ -193,7 +193,7 @@ def test_a_job_that_is_told_to_end_is_gathered_before_it_does(cluster: Cluster) 
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)  # to the script alone, as --signal=B:TERM does
-    _out, said = process.communicate(timeout=60)
+    _out, said = process.communicate(timeout=180)
     assert process.returncode == 143, said
     run = "eventlog/project=ppo/run=*"  # sealed, or not yet: it has little time
     assert [*cluster.shared.glob(f"{run}/*.arrows"), *cluster.shared.glob(f"{run}/sealed/*")]

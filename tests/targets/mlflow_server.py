@@ -193,7 +193,7 @@ def postgresql() -> Iterator[str]:
     finally:
         stop = [f"{programs}/pg_ctl", "stop", "-D", data, "-m", "immediate"]
         subprocess.run(stop, check=False, capture_output=True, cwd="/", **become)
-        server.wait(timeout=30)
+        server.wait(timeout=180)
         shutil.rmtree(folder, ignore_errors=True)
 
 

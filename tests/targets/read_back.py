@@ -87,7 +87,7 @@ def wandb(arguments: list[str]) -> int:
     import wandb
 
     (project,) = arguments
-    api = wandb.Api(timeout=30)
+    api = wandb.Api(timeout=180)
     runs = list(api.runs(f"{api.default_entity}/{project}"))
     wrong = [] if len(runs) == 1 else [f"{len(runs)} runs"]
     wrong += [f"its state is {run.state}" for run in runs if run.state != "finished"]

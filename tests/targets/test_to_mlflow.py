@@ -1255,7 +1255,7 @@ MlflowTarget(sys.argv[1]).open(RunInfo("id", "project", "name", 10**18))
     database = tmp_path / "new.db"
     command = [sys.executable, "-c", code, f"sqlite:///{database}"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not any(p.stat().st_size > 100_000 for p in tmp_path.glob("new.db.new-*")):
             assert time.monotonic() < deadline
             assert process.poll() is None, "it was made before it could be killed"

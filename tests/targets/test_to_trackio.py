@@ -140,7 +140,7 @@ def alive(pid):
     return state != "Z"
 
 
-def gone(pid, within=5.0):
+def gone(pid, within=60.0):
     end = time.monotonic() + within
     while alive(pid) and time.monotonic() < end:
         time.sleep(0.02)
@@ -359,7 +359,7 @@ def sender(folder, last):
 
 def wait_for_rows(folder, count):
     """Wait until the database has more than `count` rows (with 0: until it is there at all)."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         with contextlib.suppress(sqlite3.OperationalError):
             if (folder / "ppo.db").exists() and not count:
@@ -894,7 +894,7 @@ class Server:
         environment = os.environ | {"TRACKIO_DIR": str(self.folder), "HF_HUB_OFFLINE": "1"}
         environment["TRACKIO_WRITE_TOKEN"] = "secret"
         self.process = warm.start_python(code, imports=warm.TRACKIO, env=environment)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.port), 0.2).close()

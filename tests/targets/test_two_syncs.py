@@ -90,13 +90,13 @@ def test_the_second_says_who_holds_the_lease_and_follows_once_he_is_killed(
     first = sync(*SLOW)
     under_way(tmp_path / "t")
     second = sync()
-    _out, err = second.communicate(timeout=60)
+    _out, err = second.communicate(timeout=180)
     assert second.returncode == 75, err
     assert f"another sync holds this run and target (process {first.pid} on " in err
     first.send_signal(signal.SIGKILL)
     first.wait()
     third = sync()
-    _out, err = third.communicate(timeout=60)
+    _out, err = third.communicate(timeout=180)
     assert third.returncode == 0, err
     assert steps(tmp_path / "t") == list(range(STEPS))
 
@@ -113,7 +113,7 @@ def test_without_locks_a_paused_holder_is_followed_and_notices(tmp_path: Path, s
     assert second.returncode == 0, err
     assert steps(tmp_path / "t") == list(range(STEPS))
     os.kill(holder, signal.SIGCONT)
-    _out, err = first.communicate(timeout=60)
+    _out, err = first.communicate(timeout=180)
     assert first.returncode == 75, err
     assert "the lease on this run and target was lost to " in err
     assert steps(tmp_path / "t") == list(range(STEPS))

@@ -75,7 +75,7 @@ def test_a_bad_argument_is_named_in_one_line(
     arguments: list[str], word: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, str(SERVER), *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)
     assert done.returncode == 2
     assert word in done.stderr
     assert done.stderr.count("\n") == 1
@@ -88,7 +88,7 @@ def test_it_prints_its_url_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
         url = process.stdout.readline().strip()
         answer = httpx.get(f"{url}/_admin/state", auth=("api", KEY), trust_env=False)
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=180) == 0
     assert answer.json()["runs"] == []
 
 
@@ -101,7 +101,7 @@ def test_it_listens_on_the_one_loopback_address_only(wandb_loopback: WandbLoopba
 def test_a_second_server_on_the_same_folder_is_refused(wandb_loopback: WandbLoopback) -> None:
     data = str(wandb_loopback.folder / "data")
     command = [sys.executable, str(SERVER), "--data", data, "--key", KEY]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 2
     assert "another server" in done.stderr
 
@@ -338,7 +338,7 @@ def test_a_fault_strikes_as_often_as_told_and_stores_what_it_says(
             assert answer.headers.get("Retry-After") == ("2" if "retry_after" in how else None)
         assert time.monotonic() - begin >= how.get("seconds", 0)
     if kind == "exit":
-        assert lab.process.wait(timeout=10) == 137
+        assert lab.process.wait(timeout=180) == 137
         lab.start()
     else:
         assert [(f["struck"], f["times_left"]) for f in lab.faults()] == [(1, 0)]
@@ -752,7 +752,7 @@ def test_a_client_goes_on_after_sigkill_of_the_server(
     tell("finished")
     """
     client = WandbClient(wandb_loopback, tmp_path / "c", script)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not any(run["history_rows"] for run in wandb_loopback.state()["runs"]):
         assert time.monotonic() < deadline
         time.sleep(0.05)

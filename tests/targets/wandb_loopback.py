@@ -100,7 +100,7 @@ class WandbLoopback:
     def _end(self, number: signal.Signals) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=180)
 
     def __enter__(self) -> WandbLoopback:
         """Start."""
@@ -124,7 +124,7 @@ class WandbLoopback:
         auth = ("api", self.key if key is None else key)
         # Nothing is encrypted, and the certificates that a client loads take longer than a request.
         with httpx.Client(
-            base_url=self.url, auth=auth, trust_env=False, timeout=30, verify=False
+            base_url=self.url, auth=auth, trust_env=False, timeout=180, verify=False
         ) as client:
             yield client
 
