@@ -20,7 +20,7 @@ import pytest
 
 from eventlog import blobs
 from eventlog.catalog import find_all
-from eventlog.event import CONFIG, STATE
+from eventlog.event import CONFIG, NOTE, STATE
 from eventlog.glance import glance
 from eventlog.reader import WriterReader, headers
 from eventlog.table import Table
@@ -394,6 +394,49 @@ def test_where_the_loggers_are_a_text_the_callers_config_is_taken(tracking: Any)
 
     Rollouter().validate()
     assert len(metrics("elsewhere")) == 1
+
+
+def test_the_config_comes_before_the_environment_and_the_working_folder(
+    tracking: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An actor of Ray has an environment and a folder of its own, and they must not count."""
+    for variable, value in {
+        "DIR": str(tmp_path / "wrong"),
+        "RUN_ID": "wrong",
+        "PROJECT": "wrong",
+        "NAME": "wrong",
+        "OWNER": "wrong",
+        "MODE": "disabled",
+        "DURABILITY": "memory",
+    }.items():
+        monkeypatch.setenv(f"EVENTLOG_{variable}", value)
+    told = {"run_id": "right", "owner": "me", "mode": "journal", "durability": "sync"}
+    given = config(tmp_path / "right", **told, project="right", name="right")
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        one = tracking.Tracking("p", "n", "eventlog", given)
+        one.log({"loss": 0.5}, 1)
+        one.finish()
+    (found,), _ = find_all((str(tmp_path / "right"),))
+    look = glance(found.folder)
+    assert (found.run.project, found.run.name, found.run.id) == ("right", "right", "right")
+    assert len(look.attempts) == 2
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_what_is_recorded_of_where_a_run_came_from(
+    tracking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("RAY_JOB_ID", "01000000")
+    monkeypatch.setattr(sys, "argv", ["train.py", "trainer.logger=eventlog", "hub.api_key=hush"])
+    tracking.Tracking("p", "n", "eventlog", config()).finish()
+    (told,) = (e.values(NOTE)["provenance"] for e in events() if e.values(NOTE))
+    assert told["command"] == ["train.py", "trainer.logger=eventlog", "hub.api_key=***"]
+    assert told["slurm"]["job_id"] == "77"
+    assert told["ray"]["job_id"] == "01000000"
+    assert {"host", "python", "platform", "git", "packages", "working_folder"} <= set(told)
 
 
 def test_without_any_config_the_environment_says_where(

@@ -307,7 +307,9 @@ def test_actors_of_a_job_log_to_one_run_as_one_attempt(tmp_path: Path, cluster: 
         def step(self, step: int) -> None:
             self.tracking.log({"actor/loss": torch.tensor(step / 2)}, step)
 
-    @cluster.remote(num_cpus=0)
+    elsewhere = {"EVENTLOG_DIR": str(tmp_path / "wrong"), "EVENTLOG_NAME": "wrong"}
+
+    @cluster.remote(num_cpus=0, runtime_env={"env_vars": elsewhere})
     class Rollouter:
         def __init__(self, config: Any, folder: str) -> None:
             import verl  # noqa: F401
@@ -339,7 +341,9 @@ def test_actors_of_a_job_log_to_one_run_as_one_attempt(tmp_path: Path, cluster: 
     ]
     assert [step for step, _ in tables] == [0, 2, 4]
     assert table(tmp_path / "journal", tables[1][1]) == [["q", "a", 0.5]]
+    assert not (tmp_path / "wrong").exists()
     (run,), _ = find_all((str(tmp_path / "journal"),))
+    assert glance(run.folder).status not in ("finished", "failed")
     (attempt,) = glance(run.folder).attempts
     assert len(attempt.writers) == 2
     told = [e.values(NOTE)["provenance"] for e in found if "provenance" in e.values(NOTE)]
