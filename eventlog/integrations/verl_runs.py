@@ -9,13 +9,14 @@ disk was the reason it is tried again, with what was logged meanwhile kept back 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eventlog import start
@@ -37,6 +38,7 @@ RETRY_SECONDS = 30.0
 KEPT_BACK = 10_000
 
 _ELSEWHERE = "give +trainer.eventlog.dir a folder that this user can write"
+_OWNER = "EVENTLOG_OWNER"
 _COLUMNS = ("input", "output", "score")
 _PLAIN = frozenset((str, float, int, bool, type(None)))
 
@@ -52,6 +54,7 @@ class SharedRun:
         self.run: Run | None = None
         self._names = (project, name)
         self._config: Any = None
+        self._begun = False
         self._settings = settings(config)
         self._waiting: deque[tuple[Any, Any]] = deque(maxlen=KEPT_BACK)
         self._dropped = 0
@@ -71,14 +74,16 @@ class SharedRun:
 
     def begin(self, config: Any) -> None:
         """Record the resolved config of a `Tracking`, and where training starts by it."""
-        self._config = config
+        self._config = self._config if config is None else config
         run = self.run
         if run is None or run.folder is None:  # later, or never
             return
         try:
             if config is not None:
                 self._record_config(run, config)
-            self._state_restart(run, config)
+            if not self._begun:  # a later logger of this process starts no training anew
+                self._begun = config is not None
+                self._state_restart(run, config)
         except Exception as error:
             log.warning("eventlog: the config was not recorded: %s", error)
 
@@ -134,23 +139,22 @@ class SharedRun:
     def _open(self) -> None:
         asked = self._settings
         project, name = self._names
-        if asked.owner:
-            os.environ["EVENTLOG_OWNER"] = asked.owner
         name = asked.name or (None if name is None else str(name))
         id = asked.run_id or os.environ.get("EVENTLOG_RUN_ID")
         try:
-            run = start.init(
-                asked.project or (None if project is None else str(project)),
-                name,
-                id=id or (FROM_NAME if name else None),
-                dir=asked.dir,
-                tags=asked.tags,
-                group=asked.group,
-                job_type=asked.job_type,
-                notes=asked.notes,
-                durability=asked.durability,
-                mode=asked.mode,
-            )
+            with _owned_by(asked.owner):
+                run = start.init(
+                    asked.project or (None if project is None else str(project)),
+                    name,
+                    id=id or (FROM_NAME if name else None),
+                    dir=asked.dir,
+                    tags=asked.tags,
+                    group=asked.group,
+                    job_type=asked.job_type,
+                    notes=asked.notes,
+                    durability=asked.durability,
+                    mode=asked.mode,
+                )
         except (JournalError, OSError) as error:
             self._again_at = time.monotonic() + RETRY_SECONDS
             if isinstance(error, JournalError):
@@ -206,6 +210,21 @@ class SharedRun:
         )
         while self._waiting:
             run.log(*self._waiting.popleft())
+
+
+@contextlib.contextmanager
+def _owned_by(owner: str | None) -> Iterator[None]:
+    """Have the variable say who owns the run; the next one of this process may be another's."""
+    before = os.environ.get(_OWNER)
+    try:
+        if owner:
+            os.environ[_OWNER] = owner
+        yield
+    finally:
+        if owner and before is None:
+            os.environ.pop(_OWNER, None)
+        elif owner and before is not None:
+            os.environ[_OWNER] = before
 
 
 # ------------------------------------------------------------------------------ sharing

@@ -21,9 +21,11 @@ import pytest
 from eventlog import blobs
 from eventlog.catalog import find_all
 from eventlog.event import CONFIG, NOTE, STATE
+from eventlog.frame import to_events
 from eventlog.glance import glance
 from eventlog.reader import WriterReader, headers
 from eventlog.table import Table
+from eventlog.views import open_view
 from tests.integrations import verl_source
 
 pytestmark = pytest.mark.skipif(
@@ -301,6 +303,54 @@ def test_loggers_of_the_same_names_share_a_run_and_the_last_one_ends_it(tracking
     assert ended() == ("finished", 0)
 
 
+def test_a_second_logger_in_the_middle_of_training_rewinds_nothing(
+    tracking: Any, tmp_path: Path
+) -> None:
+    """It would find the checkpoint of this launch, which did not start there."""
+    given = config()
+    given["trainer"] |= {"resume_mode": "auto", "default_local_dir": "ck"}
+    checkpoints = tmp_path / "ck"
+
+    def save(step: int) -> None:
+        (checkpoints / f"global_step_{step}").mkdir(parents=True)
+        (checkpoints / "latest_checkpointed_iteration.txt").write_text(str(step))
+
+    one = tracking.Tracking("p", "n", "eventlog", given)
+    for step in range(1, 13):
+        one.log({"loss": 0.75}, step)
+    one.finish()
+    save(8)
+    one = tracking.Tracking("p", "n", "eventlog", given)
+    for step in range(9, 20):
+        one.log({"loss": 0.5}, step)
+    save(16)
+    tracking.Tracking("p", "n", "eventlog", given).log({"loss": 0.25}, 20)
+    one.finish()
+    said = [e.values(STATE)["rewind"] for e in events() if "rewind" in e.values(STATE)]
+    assert said == [8]
+    (found,), _ = find_all(("journal",))
+    view = open_view(found.folder)
+    kept = [
+        event.step
+        for attempt in glance(found.folder).attempts
+        for writer in attempt.writers
+        for rows in WriterReader(found.folder, writer).tables()
+        for event in to_events(view.rows(writer, rows))
+        if event.values()
+    ]
+    assert kept == list(range(1, 21))
+
+
+def test_the_owner_of_one_run_is_not_that_of_the_next(
+    tracking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for outside in (None, "somebody"):
+        if outside is not None:
+            monkeypatch.setenv("EVENTLOG_OWNER", outside)
+        exercise(tracking, config(f"of-{outside}", owner="ada"))
+        assert os.environ.get("EVENTLOG_OWNER") == outside
+
+
 def test_a_second_training_in_one_process_is_a_second_attempt(tracking: Any) -> None:
     for step in (1, 2):
         one = tracking.Tracking("p", "n", "eventlog", config())
@@ -482,6 +532,7 @@ def test_a_disk_that_comes_late_gets_what_was_kept_back(
     Path("file").write_text("in the way")
     given = config("file/journal") | {"lr": 1}
     one = tracking.Tracking("p", "n", "eventlog", given)
+    tracking.Tracking("p", "n", "eventlog").finish()  # which has none
     changed: dict[str, Any] = {}
     for step in range(3):
         changed["loss"] = step / 2
