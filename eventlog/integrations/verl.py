@@ -120,30 +120,38 @@ def _end(tracking: Any, exit_code: int | None) -> None:
         log.warning("eventlog: the run was not ended: %r", error)
 
 
-def _generating(method: Callable[..., None]) -> Callable[..., None]:
-    def log_samples(self: Any, loggers: Any, samples: Any, step: Any) -> None:
+def _generating(method: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(method)
+
+    def log_samples(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            if chosen(loggers):
+            given = signature.bind(self, *args, **kwargs).arguments
+            if chosen(given["loggers"]):
                 from eventlog.integrations import verl_runs
 
-                verl_runs.log_generations(_shared(self, loggers), samples, step)
+                run = _shared(self, given["loggers"])
+                verl_runs.log_generations(run, given["samples"], given["step"])
         except Exception as error:
-            log.warning("eventlog: generations of step %s were not recorded: %r", step, error)
-        method(self, loggers, samples, step)
+            log.warning("eventlog: generations were not recorded: %r", error)
+        return method(self, *args, **kwargs)
 
     return log_samples
 
 
-def _filtering(method: Callable[..., None]) -> Callable[..., None]:
-    def log_counts(self: Any, loggers: Any, reward_counts: Any, step: Any) -> None:
+def _filtering(method: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(method)
+
+    def log_counts(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            if chosen(loggers):
+            given = signature.bind(self, *args, **kwargs).arguments
+            if chosen(given["loggers"]):
                 from eventlog.integrations import verl_runs
 
-                verl_runs.log_filtered_rewards(_shared(self, loggers), reward_counts, step)
+                run = _shared(self, given["loggers"])
+                verl_runs.log_filtered_rewards(run, given["reward_counts"], given["step"])
         except Exception as error:
-            log.warning("eventlog: filtered rewards of step %s were not recorded: %r", step, error)
-        method(self, loggers, reward_counts, step)
+            log.warning("eventlog: filtered rewards were not recorded: %r", error)
+        return method(self, *args, **kwargs)
 
     return log_counts
 

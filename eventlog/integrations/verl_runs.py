@@ -193,9 +193,17 @@ class SharedRun:
             if self.run is None and time.monotonic() >= self._again_at:
                 self._late_open()
             if self.run is None:
-                self._dropped += len(self._waiting) == KEPT_BACK
-                self._waiting.append((dict(data), step))
+                self._keep_back(data, step)
             return self.run
+
+    def _keep_back(self, data: Mapping[str, Any], step: Any) -> None:
+        try:
+            kept = dict(data)  # whoever logs may change it
+        except Exception as error:
+            log.warning("eventlog: log() could not keep %s: %r", type(data).__name__, error)
+            return
+        self._dropped += len(self._waiting) == KEPT_BACK
+        self._waiting.append((kept, step))
 
     def _late_open(self) -> None:
         self._open()

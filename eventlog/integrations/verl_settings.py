@@ -86,6 +86,8 @@ def settings(config: Any) -> Settings:
                 values[str(key)] = reader(value)
             except ValueError as error:
                 problems.append(f"trainer.eventlog.{key}={value!r} was left out: {error}")
+            except Exception as error:  # a list of OmegaConf's of which an item is missing
+                problems.append(_unresolved(f"trainer.eventlog.{key}", error))
     return Settings(**values, problems=tuple(problems))
 
 

@@ -631,6 +631,53 @@ def test_data_that_is_no_mapping_costs_one_warning(
     assert len(warnings(caplog)) == 1
 
 
+def test_data_that_is_no_mapping_stops_nothing_while_the_disk_is_away(
+    tracking: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("file").write_text("in the way")
+    one = tracking.Tracking("p", "n", "eventlog", config("file/journal"))
+    for data in (None, 5, "text", {"loss": 0.5}):
+        one.log(data, 1)
+    Path("file").unlink()
+    one.finish()
+    assert metrics("file/journal") == [(1, {"loss": 0.5})]
+    assert sum("log() could not keep" in text for text in warnings(caplog)) == 3
+
+
+def test_a_verl_whose_loggers_take_more_is_called_as_it_was() -> None:
+    from eventlog.integrations.verl import register
+
+    class Tracking:
+        supported_backend = ("console",)
+
+    class Later:
+        def __init__(self) -> None:
+            self.project_name, self.experiment_name = "p", "n"
+
+        def log(
+            self, loggers: Any, samples: Any, step: Any, kind: str = "", *, top: int = 0
+        ) -> Any:
+            return loggers, samples, step, kind, top
+
+    class Other:
+        def log(self, what: Any) -> Any:
+            return what
+
+    register(
+        types.SimpleNamespace(  # type: ignore[arg-type]
+            Tracking=Tracking,
+            ValidationGenerationsLogger=Later,
+            DapoFilteredRewardTableLogger=Other,
+        )
+    )
+    samples = [("a", "b", 1.0)]
+    given = Later().log(["eventlog"], samples, step=3, kind="x", top=2)
+    assert given == (["eventlog"], samples, 3, "x", 2)
+    assert Other().log(7) == 7
+    ((step, values),) = metrics("eventlog-data")
+    assert (step, table(values["val/generations"], "eventlog-data").data) == (3, [["a", "b", 1.0]])
+
+
 def test_tables_that_cannot_be_made_cost_a_warning(
     tracking: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -169,6 +169,9 @@ def test_a_setting_that_does_not_resolve_is_said(omega: Any) -> None:
     assert (told.dir, told.group) == (None, "g")
     (problem,) = told.problems
     assert problem.startswith("trainer.eventlog.dir cannot be resolved, and was left out (")
+    for tags in (["a", "${nowhere}"], ["a", "???"]):
+        told = settings(omega.create({"trainer": {"eventlog": {"tags": tags, "group": "g"}}}))
+        assert (told.tags, told.group, len(told.problems)) == ((), "g", 1)
     (problem,) = settings(omega.create({"trainer": {"eventlog": "${nowhere}"}})).problems
     assert problem.startswith("trainer.eventlog cannot be resolved, and was left out (")
 
