@@ -25,6 +25,7 @@ import sys
 import threading
 import traceback
 import types
+import weakref
 from typing import Any
 
 
@@ -40,6 +41,12 @@ def load(names: list[str]) -> None:
 
 def program(code: str) -> int:
     """Run code as ``python -c`` does, to the end of the interpreter; return the exit code."""
+    # Temporary folders of modules that the server imported are not this process's to remove; wandb
+    # removes its one when a run ends, and so gets another.
+    for inherited in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        inherited.atexit = False
+    if media := sys.modules.get("wandb.sdk.data_types._private"):
+        media.MEDIA_TMP.__init__("wandb-media")
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
     result = 0
