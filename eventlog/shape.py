@@ -125,7 +125,7 @@ class MixedShape(Shape):
     the rows that the shape was made from.
     """
 
-    __slots__ = ("data_at", "gaps", "heads", "loose", "pad", "room", "vacant")
+    __slots__ = ("begun", "data_at", "gaps", "heads", "loose", "pad", "room", "vacant")
 
     def __init__(
         self, rows: Sequence[Row], loose: Sequence[int], kinds: Sequence[type], *, with_step: bool
@@ -147,6 +147,8 @@ class MixedShape(Shape):
         self.pad = PADS[4 * (len(rows) + 1) & 7]
         self.room = min(INLINE, MAX_FRAME - HEAD - self.data_at - 8)
         self.heads: dict[int, bytes] = {}
+        #: What is before the checksum, and its sum, as long as the encoder's stamp is the same.
+        self.begun: dict[int, tuple[bytes, int]] = {}
 
     def fit(self, keys: Sequence[Any], values: list[Any]) -> Fitted | None:
         """Return what is to be stored of the values of a call; None if they do not fit."""
@@ -179,15 +181,28 @@ class MixedShape(Shape):
         numbers, pieces = fitted
         data = b"".join(pieces)
         size = len(data)
+        if self._stamp is not encoder.stamp:
+            self.begun.clear()
+            self._stamp = encoder.stamp
+        begun = self.begun.get(size)
+        if begun is None:
+            head = self._head(size)  # first: it may forget all
+            begun = self.begun[size] = encoder.begin(head)
+        ends = accumulate(map(len, pieces), initial=0)
+        offsets = [_pack_end(end) * gap for end, gap in zip(ends, self.gaps, strict=True)]
+        tail = b"".join((self.tail, *offsets, self.pad, data, PADS[size & 7]))
+        rest = self._rest(seq, time, step, self.middle, numbers, tail)
+        return b"%b%08x%b" % (begun[0], crc32(rest, begun[1]), rest)
+
+    def _head(self, size: int) -> bytes:
+        """Return the head of frames whose data have so many bytes."""
         head = self.heads.get(size)
         if head is None:
             if len(self.heads) >= _MOST_HEADS:
                 self.heads.clear()
+                self.begun.clear()
             head = self.heads[size] = resized(self.head, self.data_at + size + (-size & 7), size)
-        ends = accumulate(map(len, pieces), initial=0)
-        offsets = [_pack_end(end) * gap for end, gap in zip(ends, self.gaps, strict=True)]
-        tail = b"".join((self.tail, *offsets, self.pad, data, PADS[size & 7]))
-        return encoder.finish(head, self._rest(seq, time, step, self.middle, numbers, tail))
+        return head
 
 
 class KeylessShape(Shape):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import math
+import struct
 from unittest import mock
 
 import numpy as np
@@ -13,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventlog import blobs
-from eventlog.event import make_rows
+from eventlog.event import Event, make_rows
 from eventlog.frame import Encoder
+from eventlog.shape import MixedShape
 from eventlog.table import Table
-from eventlog.value import decode
+from eventlog.value import decode, dumps, loads
 from tests.helpers import exact, examples, read, writer
 
 NUMBERS = [
@@ -163,3 +165,29 @@ def test_decimals_and_other_rare_types_are_exact(tmp_path):
     ]
     found, _ = kept(tmp_path, calls)
     assert found == plain(calls)
+
+
+def test_a_shape_follows_the_marks_and_segments_whose_frames_it_makes():
+    """What stands before the checksum is kept, for many lengths of data, until a mark changes."""
+
+    def rows(text):
+        return make_rows("metric", [("x", 0.5), ("t", text), ("n", None)])[0]
+
+    shape = MixedShape(rows(""), [1, 2], [str, type(None)], with_step=True)
+    encoders = [Encoder(1), Encoder(2)]
+    for mark in (0, 7, 7, 8):
+        for encoder in encoders:
+            encoder.mark(mark)
+            for size in (*range(80), *range(80)):  # more than are kept
+                text = "é" * size
+                fitted = shape.fit(["x", "t", "n"], [0.5, text, None])
+                made = shape.frame(encoder, 3, 4, 5, fitted)
+                assert made == encoder.event(Event(3, 4, 5, tuple(rows(text))))
+
+
+@pytest.mark.parametrize(
+    "value", [[math.nan], [1.0, math.inf], [-math.inf], [1e300, -0.0, 5e-324], [0.1] * 9, []]
+)
+def test_lists_of_floats_come_out_exactly(value):
+    came = loads(dumps(value))
+    assert [struct.pack("<d", x) for x in came] == [struct.pack("<d", x) for x in value]
