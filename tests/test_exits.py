@@ -56,13 +56,17 @@ ENDS = {
     "daemon threads that log": (
         """
         init()
+        begun = threading.Barrier(5)
         def work(k):
-            n = 0
+            log(k * 10**6)
+            begun.wait()
+            n = 1
             while True:
                 log(k * 10**6 + n)
                 n += 1
         for k in range(1, 5):
             threading.Thread(target=work, args=(k,), daemon=True).start()
+        begun.wait()
         time.sleep(0.2)
         """,
         0,
@@ -81,11 +85,15 @@ ENDS = {
     "finish under threads that log": (
         """
         init()
+        begun = threading.Barrier(5)
         def work(k):
-            for n in range(2000):
+            log(k * 10**6)
+            begun.wait()
+            for n in range(1, 2000):
                 log(k * 10**6 + n)
         threads = [threading.Thread(target=work, args=(k,)) for k in range(1, 5)]
         [t.start() for t in threads]
+        begun.wait()
         time.sleep(0.02)
         run.finish()
         [t.join() for t in threads]
@@ -101,8 +109,9 @@ ENDS = {
             os._exit(9)
         signal.signal(signal.SIGTERM, last)
         init()
+        log(0)
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        for n in range(10**6):
+        for n in range(1, 10**6):
             log(n)
         """,
         9,
@@ -113,8 +122,9 @@ ENDS = {
             raise SystemExit(7)
         signal.signal(signal.SIGTERM, last)
         init()
+        log(0)
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        for n in range(10**6):
+        for n in range(1, 10**6):
             log(n)
         """,
         7,
@@ -122,8 +132,9 @@ ENDS = {
     "Ctrl-C": (
         """
         init()
+        log(0)
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-        for n in range(10**6):
+        for n in range(1, 10**6):
             log(n)
         """,
         -2,

@@ -190,8 +190,13 @@ def test_targets_do_not_wait_for_each_other(tmp_path: Path) -> None:
 
 def test_an_interrupt_ends_behind_the_batch_and_the_next_sync_goes_on(tmp_path: Path) -> None:
     found = make_runs(tmp_path / "j", 4, steps=100)
-    target = Watched(lambda run: time.sleep(0.002))
     stop = threading.Event()
+
+    def before(_run: str) -> None:
+        if len(target.log) > 6:
+            stop.wait(120)  # and not to the end before anybody looked
+
+    target = Watched(before)
     lane = Lane(lambda: target, jobs=2, pace=Pace(stop=stop))
     for item in found:
         lane.add(Stream(item, str(tmp_path / "state"), QUICK, lane.pace))

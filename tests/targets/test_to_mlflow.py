@@ -482,16 +482,18 @@ def test_a_sender_killed_at_any_point_leaves_nothing_double_and_nothing_out(uri:
     seen = [0]
     for kill, delay in enumerate((0.0, 0.01, 0.02, 0.04)):
         told, tell = os.pipe()
+        allowed, allow = os.pipe()
+        os.write(allow, b"." * 9)  # not all of them, however late the kill
         child = os.fork()
         if child == 0:
-            _send_rest(uri, run, events, tell)
+            _send_rest(uri, run, events, tell, allowed)
         for _ in range(3 + kill):  # as many batches are begun before the kill
             os.read(told, 1)
         time.sleep(delay)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        os.close(told)
-        os.close(tell)
+        for end in (told, tell, allowed, allow):
+            os.close(end)
         target = MlflowTarget(uri)
         seen.append(target.open(run).held().prefix("w"))
         target.close()
@@ -505,10 +507,11 @@ def test_a_sender_killed_at_any_point_leaves_nothing_double_and_nothing_out(uri:
     target.close()
 
 
-def _send_rest(uri: str, run: RunInfo, events: list[Event], tell: int) -> None:
+def _send_rest(uri: str, run: RunInfo, events: list[Event], tell: int, allowed: int) -> None:
     try:
         session = MlflowTarget(uri).open(run)
         for at in range(session.held().prefix("w"), len(events), 6):
+            os.read(allowed, 1)
             os.write(tell, b".")
             session.send(make_batch(events[at : at + 6]))
     finally:
@@ -527,6 +530,8 @@ def test_a_server_killed_under_way_is_temporary_and_loses_nothing(
             for at in range(0, len(events), 10):
                 if at == 50:
                     killer.start()
+                if at == len(events) - 10:
+                    killer.join()  # whatever kept it: the last one meets no server
                 session.send(make_batch(events[at : at + 10]))
                 sent = at + 10
         with pytest.raises(TemporaryError) as down:

@@ -614,7 +614,7 @@ runs = {name: start(name, reinit="create_new") for name in faults}
 for run in runs.values():
     for i in range(40):
         run.log({"x": i})
-time.sleep(3)  # the first rows have gone out; what follows meets the faults
+wait_for_rows(runs)  # the first have gone out; what follows meets the faults
 for name, fault in faults.items():
     fail(match="file_stream:rows", run=name, **fault)
 for run in runs.values():

@@ -189,6 +189,15 @@ def fail(kind, **how):
     url = os.environ["WANDB_BASE_URL"] + "/_admin/faults"
     httpx.post(url, auth=auth, json={"kind": kind, **how}, trust_env=False, verify=False).raise_for_status()
 
+def wait_for_rows(run_ids):
+    """Wait until the server has rows of each run."""
+    auth, url = ("api", os.environ["WANDB_API_KEY"]), os.environ["WANDB_BASE_URL"] + "/_admin/state"
+    def there():
+        runs = httpx.get(url, auth=auth, trust_env=False, verify=False, timeout=180).json()["runs"]
+        return {run["run"] for run in runs if run["history_rows"]}
+    while not there() >= set(run_ids):
+        time.sleep(0.05)
+
 def wait_for_parent():
     print("ready", flush=True)
     sys.stdin.readline()
@@ -225,7 +234,7 @@ class WandbClient:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
-    def told(self, timeout: float = 90.0) -> Any:
+    def told(self, timeout: float = 300.0) -> Any:
         """Wait for the end; returns what the script's one ``tell()`` said.
 
         Raises:
